@@ -1,0 +1,232 @@
+//! Settings that several binaries share, as clap argument groups, and the types that settings are parsed into.
+//!
+//! Every setting is a flag and an environment variable; secrets also come as `…_FILE`. Nothing else in the product
+//! reads the environment.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use sqlx::postgres::PgConnectOptions;
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+use crate::dns::TxtLookup;
+use crate::store::{self, PgPool};
+
+/// A setting that must never be shown: no `Debug`, no `Display`.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Secret {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("{0} must be set (or {0}_FILE)")]
+    Missing(&'static str),
+    #[error("cannot read {variable}_FILE at {path}")]
+    File {
+        variable: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// Does not show the value: it may hold a password.
+    #[error("{0} cannot be understood")]
+    Invalid(&'static str),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: ListenAddr,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A secret from its variable or from the file its `…_FILE` variable names; the value wins. A trailing line end in the
+/// file does not count, and an empty value is no value.
+pub fn secret(
+    variable: &'static str,
+    value: Option<&Secret>,
+    file: Option<&Path>,
+) -> Result<Option<Secret>, ConfigError> {
+    let secret = match (value, file) {
+        (Some(value), _) => value.clone(),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+                variable,
+                path: path.to_owned(),
+                source,
+            })?;
+            Secret(text.trim_end_matches(['\r', '\n']).to_owned())
+        }
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(secret).filter(|secret| !secret.0.is_empty()))
+}
+
+/// Where the database is.
+#[derive(Args)]
+#[command(next_help_heading = "Database")]
+pub struct DatabaseArgs {
+    /// Postgres URL: postgres://user:password@host:port/database
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<Secret>,
+
+    /// File that holds the Postgres URL
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "PATH")]
+    pub database_url_file: Option<PathBuf>,
+
+    /// Most connections this process opens
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..))]
+    pub database_max_connections: u32,
+
+    /// How long a caller waits for a free connection
+    #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT", default_value = "3s", value_parser = humantime::parse_duration)]
+    pub database_acquire_timeout: Duration,
+}
+
+impl DatabaseArgs {
+    pub fn options(&self) -> Result<PgConnectOptions, ConfigError> {
+        let url = secret("DATABASE_URL", self.database_url.as_ref(), self.database_url_file.as_deref())?
+            .ok_or(ConfigError::Missing("DATABASE_URL"))?;
+        let options: PgConnectOptions = url.expose().parse().map_err(|_| ConfigError::Invalid("DATABASE_URL"))?;
+        Ok(options.extra_float_digits(None))
+    }
+
+    pub fn pool(&self) -> Result<PgPool, ConfigError> {
+        Ok(store::pool(self.options()?, self.database_max_connections, self.database_acquire_timeout))
+    }
+}
+
+/// How DNS is asked.
+#[derive(Args)]
+#[command(next_help_heading = "DNS")]
+pub struct DnsArgs {
+    /// Recursive resolvers to ask, as ip or ip:port, separated by commas; the system's when empty
+    #[arg(long, env = "DNS_RESOLVERS", value_delimiter = ',', value_parser = parse_resolver, value_name = "ADDRESS")]
+    pub dns_resolvers: Vec<SocketAddr>,
+}
+
+impl DnsArgs {
+    pub fn lookup(&self) -> Result<TxtLookup, crate::dns::SetupError> {
+        TxtLookup::new(&self.dns_resolvers)
+    }
+}
+
+fn parse_resolver(text: &str) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    text.parse()
+        .or_else(|_| text.parse().map(|ip| SocketAddr::new(ip, 53)))
+        .map_err(|_| "expected an IP address, or address:port".to_owned())
+}
+
+/// What is logged, and how.
+#[derive(Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// error, warn, info, debug, trace, or directives such as info,countersign_worker=debug
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+
+    /// json, human, or auto: human on a terminal
+    #[arg(long, env = "LOG_FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Auto,
+    Json,
+    Human,
+}
+
+/// `host:port`; a bare `:port` means all interfaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenAddr(String);
+
+impl FromStr for ListenAddr {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.rsplit_once(':') {
+            Some((_, port)) if port.parse::<u16>().is_ok() => Ok(Self(text.to_owned())),
+            _ => Err("expected host:port or :port"),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl ListenAddr {
+    pub async fn bind(&self) -> Result<TcpListener, ConfigError> {
+        let bound = match self.0.strip_prefix(':') {
+            // Both families where the machine has IPv6, otherwise IPv4 alone.
+            Some(port) => match TcpListener::bind(format!("[::]:{port}")).await {
+                Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+                    TcpListener::bind(format!("0.0.0.0:{port}")).await
+                }
+                bound => bound,
+            },
+            None => TcpListener::bind(&self.0).await,
+        };
+        bound.map_err(|source| ConfigError::Listen { address: self.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listen_address_needs_a_port() {
+        for good in [":8080", "127.0.0.1:0", "[::1]:9180", "localhost:80"] {
+            assert!(good.parse::<ListenAddr>().is_ok(), "{good}");
+        }
+        for bad in ["", "8080", "127.0.0.1", "localhost:http", ":65536"] {
+            assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_resolver_without_a_port_is_asked_on_53() {
+        assert_eq!(parse_resolver("192.0.2.1"), Ok("192.0.2.1:53".parse().unwrap()));
+        assert_eq!(parse_resolver(" [2001:db8::1]:5353"), Ok("[2001:db8::1]:5353".parse().unwrap()));
+        assert!(parse_resolver("dns.example").is_err());
+    }
+
+    #[test]
+    fn a_secret_comes_from_its_value_or_its_file() {
+        let file = std::env::temp_dir().join(format!("countersign-secret-{}", std::process::id()));
+        std::fs::write(&file, "from-file\n").unwrap();
+        let value = Secret("value".to_owned());
+        let read = |value: Option<&Secret>, file: Option<&Path>| {
+            secret("AUTH_TOKEN", value, file).unwrap().map(|secret| secret.expose().to_owned())
+        };
+        assert_eq!(read(None, None), None);
+        assert_eq!(read(None, Some(&file)).as_deref(), Some("from-file"));
+        assert_eq!(read(Some(&value), Some(&file)).as_deref(), Some("value"));
+        assert_eq!(read(Some(&Secret(String::new())), None), None);
+        std::fs::remove_file(&file).unwrap();
+        assert!(matches!(secret("AUTH_TOKEN", None, Some(&file)), Err(ConfigError::File { .. })));
+    }
+}

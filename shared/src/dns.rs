@@ -1,0 +1,5 @@
+//! DNS look-ups: the only users of hickory-resolver.
+
+mod lookup;
+
+pub use lookup::{LookupError, SetupError, TxtLookup};

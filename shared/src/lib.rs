@@ -1,0 +1,12 @@
+//! What the API and the workers both need, and nothing else: the model (pure), the store (all SQL), DNS look-ups,
+//! configuration, logging, life cycle and the operators' listener.
+//!
+//! It must not know HTTP requests of customers, ACME or apalis: those belong to `api` and `worker`.
+
+pub mod config;
+pub mod dns;
+pub mod lifecycle;
+pub mod model;
+pub mod ops;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,55 @@
+//! Start and stop of a process.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::schema::{self, SchemaError};
+use crate::store::{PgPool, StoreError};
+
+/// Cancels `stop` on SIGTERM or SIGINT; a second signal ends the process at once with status 130.
+///
+/// Errors when signals cannot be registered.
+pub fn stop_on_signal(stop: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stop.is_cancelled() {
+                tracing::warn!("second signal: leaving at once, unfinished work is taken over when its leases end");
+                std::process::exit(130);
+            }
+            tracing::info!("signal received: stopping");
+            stop.cancel();
+        }
+    })
+}
+
+/// Waits until the database can be reached, then checks its schema. Only a wrong schema is an error.
+pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<(), SchemaError> {
+    let mut reported = false;
+    loop {
+        let outage = match pool.acquire().await {
+            Ok(mut conn) => match schema::check(&mut conn).await {
+                Err(SchemaError::Unreadable(error)) if error.is_outage() => error,
+                checked => return checked,
+            },
+            Err(error) => match StoreError::from(error) {
+                error if error.is_outage() => error,
+                error => return Err(SchemaError::Unreadable(error)),
+            },
+        };
+        if !reported {
+            tracing::warn!(error = crate::telemetry::chain(&outage), "waiting for the database");
+            reported = true;
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_none() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The domain model: states, events, names, schedules, problems.
+//!
+//! Pure: no I/O, no async, no clock, nothing of ours outside this folder. Time comes in as an argument.
+
+pub mod certificate;
+pub mod challenge;
+pub mod domain;
+pub mod identifier;
+pub mod ids;
+pub mod order;
+pub mod problem;
+pub mod schedule;

@@ -1,0 +1,27 @@
+//! Postgres: one file per table with all its SQL. The only place that knows SQL.
+//!
+//! Every function states one intent and takes a connection; callers own the transaction. Lock order, everywhere:
+//! domain row, order row, job row.
+
+pub mod acme_accounts;
+pub mod certificates;
+pub mod domains;
+mod error;
+pub mod jobs;
+pub mod notifications;
+pub mod orders;
+pub mod schema;
+
+pub use error::StoreError;
+pub use sqlx::postgres::{PgConnection, PgPool};
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+/// Connects lazily: an unreachable server is the first caller's error, not the start's.
+///
+/// `acquire_for` bounds the wait for a free connection and for a new one.
+pub fn pool(options: PgConnectOptions, max_connections: u32, acquire_for: Duration) -> PgPool {
+    PgPoolOptions::new().max_connections(max_connections).acquire_timeout(acquire_for).connect_lazy_with(options)
+}

@@ -1,0 +1,102 @@
+//! `acme_accounts`: one ACME account per directory, shared by every worker.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::StoreError;
+
+/// No `Debug`: it holds the account's private key.
+pub struct AcmeAccount {
+    pub directory: String,
+    /// PKCS#8 PEM.
+    pub private_key_pem: String,
+    pub kid: Option<String>,
+}
+
+pub async fn load(conn: &mut PgConnection, directory: &str) -> Result<Option<AcmeAccount>, StoreError> {
+    let account = sqlx::query_as!(
+        AcmeAccount,
+        "SELECT directory, private_key_pem, kid FROM acme_accounts WHERE directory = $1",
+        directory
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(account)
+}
+
+/// Stores the key if the directory has none yet, and returns the row that is stored, whoever wrote it.
+pub async fn insert_key_if_absent(
+    conn: &mut PgConnection,
+    directory: &str,
+    private_key_pem: &str,
+) -> Result<AcmeAccount, StoreError> {
+    sqlx::query!(
+        "INSERT INTO acme_accounts (directory, private_key_pem) VALUES ($1, $2) ON CONFLICT (directory) DO NOTHING",
+        directory,
+        private_key_pem
+    )
+    .execute(&mut *conn)
+    .await?;
+    load(conn, directory).await?.ok_or(StoreError::Corrupt { column: "acme_accounts.directory" })
+}
+
+/// Stores the account URL once the CA has told it.
+pub async fn store_kid(conn: &mut PgConnection, directory: &str, kid: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE acme_accounts SET kid = $2, registered_at = now() WHERE directory = $1 AND kid IS DISTINCT FROM $2",
+        directory,
+        kid
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Stores an account that exists at the CA. Refuses to replace one: false when the directory has an account already.
+pub async fn import(
+    conn: &mut PgConnection,
+    directory: &str,
+    private_key_pem: &str,
+    kid: &str,
+) -> Result<bool, StoreError> {
+    let inserted = sqlx::query!(
+        "INSERT INTO acme_accounts (directory, private_key_pem, kid, registered_at) VALUES ($1, $2, $3, now())
+         ON CONFLICT (directory) DO NOTHING",
+        directory,
+        private_key_pem,
+        kid
+    )
+    .execute(conn)
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+/// Keeps every worker from calling the CA for this account for `seconds` from now. Never shortens a hold.
+pub async fn hold_back(
+    conn: &mut PgConnection,
+    directory: &str,
+    seconds: f64,
+    because: &str,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE acme_accounts SET held_until = now() + make_interval(secs => $2), held_because = $3
+         WHERE directory = $1 AND coalesce(held_until, '-infinity') < now() + make_interval(secs => $2)",
+        directory,
+        seconds,
+        because
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Until when the CA asked to be left alone, if that is still ahead.
+pub async fn held_until(conn: &mut PgConnection, directory: &str) -> Result<Option<OffsetDateTime>, StoreError> {
+    let held = sqlx::query_scalar!(
+        r#"SELECT held_until AS "held_until!" FROM acme_accounts WHERE directory = $1 AND held_until > now()"#,
+        directory
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(held)
+}

@@ -1,0 +1,129 @@
+//! `certificates`: from the order that asks for one to the stored chain and key.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::StoreError;
+use crate::model::certificate::{IssuedCertificate, KeyAlgorithm, KeyAndCsr};
+use crate::model::ids::PublicId;
+
+/// What `GET /domains/{id}/certificate` shows. No PEM.
+#[derive(Clone, Debug)]
+pub struct CertificateSummary {
+    pub public_id: PublicId,
+    pub issued_at: OffsetDateTime,
+    pub created_at: OffsetDateTime,
+    pub not_before: OffsetDateTime,
+    pub not_after: OffsetDateTime,
+    pub serial_number: String,
+    pub fingerprint_sha256: String,
+    pub issuer: String,
+}
+
+/// The row an order will fill, state `requesting`.
+pub async fn insert_requested(
+    conn: &mut PgConnection,
+    public_id: &PublicId,
+    domain_id: i64,
+    algorithm: KeyAlgorithm,
+) -> Result<i64, StoreError> {
+    let algorithm: &'static str = algorithm.into();
+    let id = sqlx::query_scalar!(
+        "INSERT INTO certificates (public_id, domain_id, origin, state, algorithm)
+         VALUES ($1, $2, 'challenge', 'requesting', $3) RETURNING id",
+        public_id.as_str(),
+        domain_id,
+        algorithm
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(id)
+}
+
+/// Stores key and CSR, once: a second pair for the same certificate matches no row.
+pub async fn store_key(conn: &mut PgConnection, id: i64, key: &KeyAndCsr) -> Result<bool, StoreError> {
+    let stored = sqlx::query!(
+        "UPDATE certificates SET csr = $2, private_key_pem = $3, updated_at = now()
+         WHERE id = $1 AND state = 'requesting' AND csr IS NULL",
+        id,
+        key.csr_pem,
+        key.private_key_pem
+    )
+    .execute(conn)
+    .await?;
+    Ok(stored.rows_affected() == 1)
+}
+
+/// Key and CSR, once they are stored.
+pub async fn key(conn: &mut PgConnection, id: i64) -> Result<Option<KeyAndCsr>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT csr AS "csr!", private_key_pem AS "private_key_pem!" FROM certificates WHERE id = $1 AND csr IS NOT NULL"#,
+        id
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| KeyAndCsr { private_key_pem: row.private_key_pem, csr_pem: row.csr }))
+}
+
+/// Stores the chain, once: false when the row is no longer `requesting`.
+pub async fn store_issued(
+    conn: &mut PgConnection,
+    id: i64,
+    issued_at: OffsetDateTime,
+    certificate: &IssuedCertificate,
+) -> Result<bool, StoreError> {
+    let stored = sqlx::query!(
+        "UPDATE certificates SET state = 'issued', issued_at = $2, certificate_pem = $3, not_before = $4, not_after = $5,
+             serial_number = $6, fingerprint_sha256 = $7, issuer = $8, updated_at = now()
+         WHERE id = $1 AND state = 'requesting'",
+        id,
+        issued_at,
+        certificate.chain_pem,
+        certificate.not_before,
+        certificate.not_after,
+        certificate.serial_number,
+        certificate.fingerprint_sha256,
+        certificate.issuer
+    )
+    .execute(conn)
+    .await?;
+    Ok(stored.rows_affected() == 1)
+}
+
+/// The order ended without it. `state` is `failed` or `cancelled`.
+pub async fn end_unissued(conn: &mut PgConnection, id: i64, state: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE certificates SET state = $2, updated_at = now() WHERE id = $1 AND state = 'requesting'",
+        id,
+        state
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The newest issued certificate of the domain's own issuance.
+pub async fn newest_issued(conn: &mut PgConnection, domain_id: i64) -> Result<Option<CertificateSummary>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT public_id, issued_at AS "issued_at!", created_at, not_before AS "not_before!", not_after AS "not_after!",
+               serial_number AS "serial_number!", fingerprint_sha256 AS "fingerprint_sha256!", issuer AS "issuer!"
+           FROM certificates WHERE domain_id = $1 AND state = 'issued' AND origin = 'challenge' ORDER BY id DESC LIMIT 1"#,
+        domain_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        let public_id = PublicId::parse(&row.public_id);
+        Ok(CertificateSummary {
+            public_id: public_id.ok_or(StoreError::Corrupt { column: "certificates.public_id" })?,
+            issued_at: row.issued_at,
+            created_at: row.created_at,
+            not_before: row.not_before,
+            not_after: row.not_after,
+            serial_number: row.serial_number,
+            fingerprint_sha256: row.fingerprint_sha256,
+            issuer: row.issuer,
+        })
+    })
+    .transpose()
+}

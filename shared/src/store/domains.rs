@@ -1,0 +1,146 @@
+//! `domains`: registered domains and their documented status.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::StoreError;
+use crate::model::domain::DomainStatus;
+use crate::model::identifier::DnsName;
+use crate::model::ids::PublicId;
+
+#[derive(Clone, Debug)]
+pub struct Domain {
+    pub id: i64,
+    pub public_id: PublicId,
+    pub name: DnsName,
+    /// As the caller wrote it.
+    pub supplied_name: String,
+    pub status: DomainStatus,
+    pub verification_token: String,
+    pub verified_at: Option<OffsetDateTime>,
+    pub created_at: OffsetDateTime,
+    pub updated_at: OffsetDateTime,
+}
+
+pub struct NewDomain<'a> {
+    pub public_id: &'a PublicId,
+    pub name: &'a DnsName,
+    pub supplied_name: &'a str,
+    pub verification_token: &'a str,
+}
+
+/// Unique index on the name among domains not deleted.
+pub const NAME_KEY: &str = "domains_name_key";
+
+struct Row {
+    id: i64,
+    public_id: String,
+    name: String,
+    supplied_name: String,
+    status: String,
+    verification_token: String,
+    verified_at: Option<OffsetDateTime>,
+    created_at: OffsetDateTime,
+    updated_at: OffsetDateTime,
+}
+
+impl TryFrom<Row> for Domain {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.id,
+            public_id: PublicId::parse(&row.public_id).ok_or(StoreError::Corrupt { column: "domains.public_id" })?,
+            name: DnsName::from_stored(row.name),
+            supplied_name: row.supplied_name,
+            status: row.status.parse().map_err(|_| StoreError::Corrupt { column: "domains.status" })?,
+            verification_token: row.verification_token,
+            verified_at: row.verified_at,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+/// Registers a domain, `pending`. A name that is registered already is a conflict on [`NAME_KEY`].
+pub async fn insert(conn: &mut PgConnection, new: &NewDomain<'_>) -> Result<Domain, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "INSERT INTO domains (public_id, name, supplied_name, verification_token) VALUES ($1, $2, $3, $4)
+         RETURNING id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at",
+        new.public_id.as_str(),
+        new.name.as_str(),
+        new.supplied_name,
+        new.verification_token
+    )
+    .fetch_one(conn)
+    .await?
+    .try_into()
+}
+
+/// A domain that is not deleted.
+pub async fn find(conn: &mut PgConnection, public_id: &PublicId) -> Result<Option<Domain>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
+         FROM domains WHERE public_id = $1 AND deleted_at IS NULL",
+        public_id.as_str()
+    )
+    .fetch_optional(conn)
+    .await?
+    .map(Domain::try_from)
+    .transpose()
+}
+
+/// Like [`find`], and locks the row: first in the lock order.
+pub async fn lock(conn: &mut PgConnection, public_id: &PublicId) -> Result<Option<Domain>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
+         FROM domains WHERE public_id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
+        public_id.as_str()
+    )
+    .fetch_optional(conn)
+    .await?
+    .map(Domain::try_from)
+    .transpose()
+}
+
+/// Locks the row of an order's domain, deleted or not, before the order row is locked.
+pub async fn lock_by_key(conn: &mut PgConnection, id: i64) -> Result<(), StoreError> {
+    sqlx::query!("SELECT id FROM domains WHERE id = $1 FOR NO KEY UPDATE", id).fetch_one(conn).await?;
+    Ok(())
+}
+
+/// The token was seen: `verified` from any status that allows it. None when the status has changed meanwhile.
+pub async fn mark_verified(conn: &mut PgConnection, id: i64) -> Result<Option<Domain>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "UPDATE domains SET status = 'verified', verified_at = now(), updated_at = now()
+         WHERE id = $1 AND deleted_at IS NULL AND status IN ('pending', 'failed', 'active')
+         RETURNING id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at",
+        id
+    )
+    .fetch_optional(conn)
+    .await?
+    .map(Domain::try_from)
+    .transpose()
+}
+
+/// Moves the status along with an order. A deleted domain's status no longer matters and is left alone.
+pub async fn move_status(conn: &mut PgConnection, id: i64, to: DomainStatus) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE domains SET status = $2, updated_at = now() WHERE id = $1 AND deleted_at IS NULL",
+        id,
+        to.as_str()
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Marks the domain deleted; its name is free from the commit on.
+pub async fn mark_deleted(conn: &mut PgConnection, id: i64) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE domains SET deleted_at = now(), updated_at = now() WHERE id = $1", id).execute(conn).await?;
+    Ok(())
+}

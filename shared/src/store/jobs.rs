@@ -1,0 +1,297 @@
+//! `jobs`: the queue. Claims, renewals and fenced outcomes; see ARCHITECTURE.md, the life of a job.
+//!
+//! A lease is a visibility time-out: claiming moves `due_at` to the lease's end, so the row of a worker that died
+//! becomes due by itself. Only the holder of the lease writes `due_at`, `lease` and `leased_by` of a leased row;
+//! everybody else sets `woken`. Times are the database's.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::{StoreError, notifications};
+
+/// Half of a job's identity is its id, the other half the number of the lease under which it is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fence {
+    pub id: i64,
+    pub lease: i64,
+}
+
+/// Which jobs go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i16)]
+pub enum Lane {
+    /// Somebody waits: place, check.
+    Waiting = 0,
+    /// Polls and every later step of an order.
+    Orders = 1,
+    /// Housekeeping.
+    Housekeeping = 2,
+}
+
+impl Lane {
+    pub const ALL: [Self; 3] = [Self::Waiting, Self::Orders, Self::Housekeeping];
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobKind {
+    /// Advance the order with this internal key.
+    PollChallenge { order_id: i64 },
+    /// Give orders without a job one.
+    Sweep,
+}
+
+#[derive(Clone, Debug)]
+pub struct ClaimedJob {
+    pub fence: Fence,
+    pub kind: JobKind,
+    pub lane: Lane,
+    /// Counted failures, this claim included when its row was lost by somebody.
+    pub attempts: i32,
+    /// The database's time at the claim.
+    pub claimed_at: OffsetDateTime,
+    /// Id of the request that enqueued it.
+    pub request_id: Option<String>,
+}
+
+/// Enqueues the job of an order for somebody who waits, and tells the workers.
+pub async fn enqueue(conn: &mut PgConnection, order_id: i64, request_id: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO jobs (kind, order_id, lane, trace_context)
+         VALUES ('poll-challenge', $1, 0, jsonb_build_object('request_id', $2::text))",
+        order_id,
+        request_id
+    )
+    .execute(&mut *conn)
+    .await?;
+    notify(conn).await
+}
+
+async fn notify(conn: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("SELECT pg_notify($1, '')", notifications::JOBS).execute(conn).await?;
+    Ok(())
+}
+
+/// Claims at most `limit` due rows of one lane for `lease_secs`. A row whose holder was lost counts an attempt, and is
+/// taken only if `may_take_lost`.
+pub async fn claim(
+    conn: &mut PgConnection,
+    lane: Lane,
+    worker: &str,
+    lease_secs: f64,
+    limit: i64,
+    may_take_lost: bool,
+) -> Result<Vec<ClaimedJob>, StoreError> {
+    let rows = sqlx::query!(
+        r#"UPDATE jobs SET lease = lease + 1, leased_by = $2, due_at = now() + make_interval(secs => $3), woken = false,
+               attempts = attempts + (leased_by IS NOT NULL)::int
+           WHERE id = ANY(ARRAY(
+               SELECT id FROM jobs
+               WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR $5)
+               ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED))
+           RETURNING id, kind, order_id, lease, attempts, now() AS "claimed_at!", trace_context ->> 'request_id' AS request_id"#,
+        lane as i16,
+        worker,
+        lease_secs,
+        limit,
+        may_take_lost
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let kind = match (row.kind.as_str(), row.order_id) {
+                ("poll-challenge", Some(order_id)) => JobKind::PollChallenge { order_id },
+                ("sweep", None) => JobKind::Sweep,
+                _ => return Err(StoreError::Corrupt { column: "jobs.kind" }),
+            };
+            Ok(ClaimedJob {
+                fence: Fence { id: row.id, lease: row.lease },
+                kind,
+                lane,
+                attempts: row.attempts,
+                claimed_at: row.claimed_at,
+                request_id: row.request_id,
+            })
+        })
+        .collect()
+}
+
+/// Extends the leases that are still held; returns the fences that are.
+pub async fn renew(conn: &mut PgConnection, fences: &[Fence], lease_secs: f64) -> Result<Vec<Fence>, StoreError> {
+    let (ids, leases): (Vec<i64>, Vec<i64>) = fences.iter().map(|fence| (fence.id, fence.lease)).unzip();
+    let rows = sqlx::query!(
+        "UPDATE jobs j SET due_at = now() + make_interval(secs => $3)
+         FROM unnest($1::bigint[], $2::bigint[]) AS held (id, lease)
+         WHERE j.id = held.id AND j.lease = held.lease AND j.leased_by IS NOT NULL
+         RETURNING j.id, j.lease",
+        &ids,
+        &leases,
+        lease_secs
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| Fence { id: row.id, lease: row.lease }).collect())
+}
+
+/// Seconds until the next row is due, the least over the lanes; negative when one is overdue.
+pub async fn next_due_in(conn: &mut PgConnection) -> Result<Option<f64>, StoreError> {
+    let secs = sqlx::query_scalar!(
+        "SELECT extract(epoch FROM min(due) - now())::float8
+         FROM (SELECT (SELECT min(due_at) FROM jobs WHERE lane = l AND parked_at IS NULL) AS due
+               FROM generate_series(0, 2) AS l) AS lanes"
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(secs)
+}
+
+/// The end of a run, or of one step of it. Each is one statement fenced on `(id, lease)`; false means that the lease is
+/// lost and that the caller must roll back and stop.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Stay leased and go on: the order has advanced, so its attempts are forgotten.
+    Keep,
+    /// Too early; not an attempt. A row woken meanwhile is due within a second instead.
+    Wait { until: OffsetDateTime, saw: Option<serde_json::Value> },
+    /// Failed; `counted` unless the fault is not the order's.
+    Retry { after_secs: f64, counted: bool, saw: serde_json::Value },
+    /// Given back untouched, due at once.
+    Release,
+    /// Nothing is left to do.
+    Done,
+    /// Stopped for a person.
+    Park { saw: serde_json::Value },
+}
+
+pub async fn settle(conn: &mut PgConnection, fence: Fence, outcome: &Outcome) -> Result<bool, StoreError> {
+    let settled = match outcome {
+        Outcome::Keep => {
+            sqlx::query!(
+                "UPDATE jobs SET attempts = 0 WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
+                fence.id,
+                fence.lease
+            )
+            .execute(conn)
+            .await?
+        }
+        Outcome::Wait { until, saw } => {
+            sqlx::query!(
+                "UPDATE jobs SET leased_by = NULL, woken = false, lane = CASE lane WHEN 0 THEN 1 ELSE lane END,
+                     due_at = CASE WHEN woken THEN least($3, now() + interval '1 second') ELSE $3 END,
+                     last_result = coalesce($4, last_result)
+                 WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
+                fence.id,
+                fence.lease,
+                until,
+                saw.as_ref()
+            )
+            .execute(conn)
+            .await?
+        }
+        Outcome::Retry { after_secs, counted, saw } => {
+            sqlx::query!(
+                "UPDATE jobs SET leased_by = NULL, woken = false, due_at = now() + make_interval(secs => $3),
+                     attempts = attempts + $4::boolean::int, last_result = $5
+                 WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
+                fence.id,
+                fence.lease,
+                after_secs,
+                counted,
+                saw
+            )
+            .execute(conn)
+            .await?
+        }
+        Outcome::Release => sqlx::query!(
+            "UPDATE jobs SET leased_by = NULL, due_at = now() WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
+            fence.id,
+            fence.lease
+        )
+        .execute(conn)
+        .await?,
+        Outcome::Done => {
+            sqlx::query!(
+                "DELETE FROM jobs WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
+                fence.id,
+                fence.lease
+            )
+            .execute(conn)
+            .await?
+        }
+        Outcome::Park { saw } => {
+            sqlx::query!(
+                "UPDATE jobs SET leased_by = NULL, woken = false, parked_at = now(), last_result = $3
+                 WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
+                fence.id,
+                fence.lease,
+                saw
+            )
+            .execute(conn)
+            .await?
+        }
+    };
+    Ok(settled.rows_affected() == 1)
+}
+
+/// Asks for a look at the order now, at most one a second: somebody says that the record is set. Returns when.
+pub async fn wake_for_check(conn: &mut PgConnection, order_id: i64) -> Result<Option<OffsetDateTime>, StoreError> {
+    let due_at = sqlx::query_scalar!(
+        r#"UPDATE jobs SET woken = true, lane = CASE WHEN leased_by IS NULL THEN 0 ELSE lane END,
+               due_at = CASE WHEN leased_by IS NULL
+                   THEN least(due_at, greatest(now(), (last_result ->> 'at')::timestamptz + interval '1 second'))
+                   ELSE due_at END
+           WHERE order_id = $1 AND parked_at IS NULL
+           RETURNING CASE WHEN leased_by IS NULL THEN due_at ELSE now() END AS "due_at!""#,
+        order_id
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    notify(conn).await?;
+    Ok(due_at)
+}
+
+/// Makes sure that somebody cleans up after an ended order: wakes or un-parks its job, or enqueues one.
+pub async fn wake_for_clean_up(conn: &mut PgConnection, order_id: i64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO jobs (kind, order_id, lane) VALUES ('poll-challenge', $1, 1)
+         ON CONFLICT (order_id) DO UPDATE SET woken = true, parked_at = NULL,
+             attempts = CASE WHEN jobs.leased_by IS NULL THEN 0 ELSE jobs.attempts END,
+             due_at = CASE WHEN jobs.leased_by IS NULL THEN now() ELSE jobs.due_at END",
+        order_id
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What the last run of an order's job left behind, and whether any worker ever took it.
+#[derive(Clone, Debug)]
+pub struct LastRun {
+    pub was_claimed: bool,
+    pub last_result: Option<serde_json::Value>,
+}
+
+pub async fn last_run(conn: &mut PgConnection, order_id: i64) -> Result<Option<LastRun>, StoreError> {
+    let run = sqlx::query_as!(
+        LastRun,
+        r#"SELECT lease > 0 AS "was_claimed!", last_result FROM jobs WHERE order_id = $1"#,
+        order_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(run)
+}
+
+/// Gives every order that is open, or ended but not cleaned up, a job if it has none. Returns how many had none.
+pub async fn enqueue_missing(conn: &mut PgConnection) -> Result<u64, StoreError> {
+    let inserted = sqlx::query!(
+        "INSERT INTO jobs (kind, order_id, lane)
+         SELECT 'poll-challenge', o.id, 1 FROM orders o
+         WHERE o.cleaned_up_at IS NULL AND NOT EXISTS (SELECT FROM jobs j WHERE j.order_id = o.id)
+         ORDER BY o.id LIMIT 1000
+         ON CONFLICT (order_id) DO NOTHING"
+    )
+    .execute(conn)
+    .await?;
+    Ok(inserted.rows_affected())
+}

@@ -1,0 +1,38 @@
+//! LISTEN/NOTIFY: hints that make waiters look sooner. Everything works without them, by polling, later.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgListener, PgPool};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+/// A lane-0 job was enqueued or woken.
+pub const JOBS: &str = "countersign_jobs";
+/// An order left the state `accepted`; the payload is its public id.
+pub const ORDERS: &str = "countersign_orders";
+
+/// Forwards the payloads of `channel` until `stop`; comes back after every loss of the connection.
+pub async fn forward(pool: PgPool, channel: &'static str, to: broadcast::Sender<String>, stop: CancellationToken) {
+    let listening = async {
+        loop {
+            if let Err(error) = listen(&pool, channel, &to).await {
+                tracing::warn!(channel, %error, "not listening for notifications; waiters poll instead");
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    stop.run_until_cancelled(listening).await;
+}
+
+async fn listen(pool: &PgPool, channel: &str, to: &broadcast::Sender<String>) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(channel).await?;
+    loop {
+        match listener.try_recv().await? {
+            // Nobody waiting is fine: a send without receivers is an error to ignore.
+            Some(notification) => drop(to.send(notification.payload().to_owned())),
+            // The connection was lost and is back: something may have been missed, so wake everybody once.
+            None => drop(to.send(String::new())),
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! `orders`, with their `authorizations` and `order_events`: the truth that jobs only point at.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::{StoreError, certificates, domains, notifications};
+use crate::model::domain::DomainStatus;
+use crate::model::identifier::DnsName;
+use crate::model::ids::PublicId;
+use crate::model::order::{Authorization, Order, OrderEvent, OrderState, Placement};
+use crate::model::problem::OrderProblem;
+
+/// Unique index: one open order per domain for `/domains`.
+pub const ONE_OPEN_PER_DOMAIN: &str = "orders_one_open_per_domain";
+/// Unique index: a CA's order belongs to one open order of ours.
+pub const ACME_URL_OPEN_KEY: &str = "orders_acme_url_open_key";
+
+/// An order, `accepted`, and its first event. Returns the internal key, for its job.
+///
+/// `place_by_secs`: how long the caller waits for it to be placed. A domain with an open order is a conflict on
+/// [`ONE_OPEN_PER_DOMAIN`].
+pub async fn insert(
+    conn: &mut PgConnection,
+    public_id: &PublicId,
+    domain_id: i64,
+    certificate_id: i64,
+    place_by_secs: f64,
+) -> Result<i64, StoreError> {
+    let id = sqlx::query_scalar!(
+        "INSERT INTO orders (public_id, domain_id, certificate_id, origin, place_by)
+         VALUES ($1, $2, $3, 'challenge', now() + make_interval(secs => $4)) RETURNING id",
+        public_id.as_str(),
+        domain_id,
+        certificate_id,
+        place_by_secs
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    insert_event(conn, id, "accepted", OrderState::Accepted, "api", None).await?;
+    Ok(id)
+}
+
+/// An order with its authorizations, as stored.
+pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, StoreError> {
+    let Some(row) = sqlx::query!(
+        "SELECT o.id, o.public_id, o.domain_id, o.certificate_id, o.state, o.revision, o.directory, o.acme_url, o.place_by,
+                o.placed_at, o.deadline_at, o.seen_at, o.ended_at, o.cleaned_up_at, o.problem,
+                d.name, d.deleted_at, c.algorithm
+         FROM orders o JOIN domains d ON d.id = o.domain_id JOIN certificates c ON c.id = o.certificate_id
+         WHERE o.id = $1",
+        id
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    else {
+        return Ok(None);
+    };
+    let authorizations = sqlx::query_as!(
+        Authorization,
+        "SELECT identifier, wildcard, url, challenge_url, token, txt_value, proved_at
+         FROM authorizations WHERE order_id = $1 ORDER BY identifier, wildcard",
+        id
+    )
+    .fetch_all(conn)
+    .await?;
+    let placement = match (row.directory, row.acme_url, row.placed_at, row.deadline_at) {
+        (Some(directory), Some(acme_url), Some(placed_at), Some(deadline_at)) => {
+            Some(Placement { directory, acme_url, placed_at, deadline_at })
+        }
+        _ => None,
+    };
+    Ok(Some(Order {
+        id: row.id,
+        public_id: PublicId::parse(&row.public_id).ok_or(StoreError::Corrupt { column: "orders.public_id" })?,
+        domain_id: row.domain_id,
+        domain_name: DnsName::from_stored(row.name),
+        domain_is_deleted: row.deleted_at.is_some(),
+        certificate_id: row.certificate_id,
+        algorithm: row.algorithm.parse().map_err(|_| StoreError::Corrupt { column: "certificates.algorithm" })?,
+        state: parse_state(&row.state)?,
+        revision: row.revision,
+        place_by: row.place_by,
+        placement,
+        seen_at: row.seen_at,
+        ended_at: row.ended_at,
+        cleaned_up_at: row.cleaned_up_at,
+        problem: row.problem.map(parse_problem).transpose()?,
+        authorizations,
+    }))
+}
+
+/// Records `event`, which led to `after`, unless somebody changed the order since it was loaded: false then, and the
+/// caller rolls back. Locks the domain row, then the order row; the caller goes on with the job row.
+pub async fn record(
+    conn: &mut PgConnection,
+    after: &Order,
+    event: &OrderEvent,
+    actor: &str,
+) -> Result<bool, StoreError> {
+    let to_status = domain_status_after(after, event);
+    if to_status.is_some() {
+        domains::lock_by_key(conn, after.domain_id).await?;
+    }
+    let problem = after.problem.as_ref().map(to_json);
+    let placement = after.placement.as_ref();
+    let recorded = sqlx::query!(
+        "UPDATE orders SET state = $3, revision = revision + 1, directory = $4, acme_url = $5, placed_at = $6,
+             deadline_at = $7, seen_at = $8, ended_at = $9, cleaned_up_at = $10, problem = $11, updated_at = now()
+         WHERE id = $1 AND revision = $2",
+        after.id,
+        after.revision - 1,
+        after.state.as_str(),
+        placement.map(|p| p.directory.as_str()),
+        placement.map(|p| p.acme_url.as_str()),
+        placement.map(|p| p.placed_at),
+        placement.map(|p| p.deadline_at),
+        after.seen_at,
+        after.ended_at,
+        after.cleaned_up_at,
+        problem
+    )
+    .execute(&mut *conn)
+    .await?;
+    if recorded.rows_affected() == 0 {
+        return Ok(false);
+    }
+    let first_of_its_kind = match event {
+        OrderEvent::Placed { .. } => {
+            insert_authorizations(conn, after).await?;
+            true
+        }
+        OrderEvent::Authorized { at } => {
+            mark_proved(conn, after.id, *at).await?;
+            true
+        }
+        OrderEvent::Prepared(key) => certificates::store_key(conn, after.certificate_id, key).await?,
+        OrderEvent::Issued { at, certificate } => {
+            certificates::store_issued(conn, after.certificate_id, *at, certificate).await?
+        }
+        OrderEvent::GaveUp { .. } | OrderEvent::Cancelled { .. } => {
+            certificates::end_unissued(conn, after.certificate_id, after.state.as_str()).await?;
+            true
+        }
+        _ => true,
+    };
+    if !first_of_its_kind {
+        return Ok(false);
+    }
+    if let Some(status) = to_status {
+        domains::move_status(conn, after.domain_id, status).await?;
+    }
+    insert_event(conn, after.id, event.name(), after.state, actor, event_detail(event)).await?;
+    if after.state != OrderState::Accepted
+        && matches!(event, OrderEvent::Placed { .. } | OrderEvent::GaveUp { .. } | OrderEvent::Cancelled { .. })
+    {
+        sqlx::query!("SELECT pg_notify($1, $2)", notifications::ORDERS, after.public_id.as_str()).execute(conn).await?;
+    }
+    Ok(true)
+}
+
+/// An order that ends before it was placed never changes the domain's status.
+fn domain_status_after(after: &Order, event: &OrderEvent) -> Option<DomainStatus> {
+    match event {
+        OrderEvent::Placed { .. } => Some(DomainStatus::CertificatePending),
+        OrderEvent::Issued { .. } => Some(DomainStatus::Active),
+        OrderEvent::GaveUp { .. } | OrderEvent::Cancelled { .. } if after.placement.is_some() => {
+            Some(DomainStatus::Failed)
+        }
+        _ => None,
+    }
+}
+
+/// What a person wants to know of an event. Never a key, never a chain.
+fn event_detail(event: &OrderEvent) -> Option<serde_json::Value> {
+    match event {
+        OrderEvent::Placed { placement, .. } => Some(serde_json::json!({ "acme_url": placement.acme_url })),
+        OrderEvent::Issued { certificate, .. } => Some(serde_json::json!({
+            "serial_number": certificate.serial_number,
+            "fingerprint_sha256": certificate.fingerprint_sha256,
+            "issuer": certificate.issuer,
+        })),
+        OrderEvent::GaveUp { problem, .. } | OrderEvent::Cancelled { problem, .. } => Some(to_json(problem)),
+        OrderEvent::CleanedUp { finding: Some(finding), .. } => Some(serde_json::json!({ "finding": finding })),
+        _ => None,
+    }
+}
+
+async fn insert_event(
+    conn: &mut PgConnection,
+    order_id: i64,
+    event: &str,
+    state: OrderState,
+    actor: &str,
+    detail: Option<serde_json::Value>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO order_events (order_id, event, state, actor, detail) VALUES ($1, $2, $3, $4, $5)",
+        order_id,
+        event,
+        state.as_str(),
+        actor,
+        detail
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn insert_authorizations(conn: &mut PgConnection, order: &Order) -> Result<(), StoreError> {
+    for one in &order.authorizations {
+        sqlx::query!(
+            "INSERT INTO authorizations (order_id, domain_id, identifier, wildcard, url, challenge_url, token, txt_value, proved_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            order.id,
+            order.domain_id,
+            one.identifier,
+            one.wildcard,
+            one.url,
+            one.challenge_url,
+            one.token,
+            one.txt_value,
+            one.proved_at
+        )
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn mark_proved(conn: &mut PgConnection, order_id: i64, at: OffsetDateTime) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE authorizations SET proved_at = $2 WHERE order_id = $1 AND proved_at IS NULL", order_id, at)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Whether this domain row itself passed dns-01 for the identifier since it was registered.
+pub async fn domain_proved(conn: &mut PgConnection, domain_id: i64, identifier: &str) -> Result<bool, StoreError> {
+    let proved = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM authorizations WHERE domain_id = $1 AND identifier = $2 AND proved_at IS NOT NULL) AS "proved!""#,
+        domain_id,
+        identifier
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(proved)
+}
+
+/// Another order of ours that the CA's order URL belongs, or belonged, to.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder {
+    pub is_open: bool,
+    pub domain_id: i64,
+    /// A CSR may have been sent for it.
+    pub has_csr: bool,
+}
+
+/// Who else holds `acme_url`: an open order first, otherwise the newest ended one.
+pub async fn holder(conn: &mut PgConnection, acme_url: &str, but_not: i64) -> Result<Option<Holder>, StoreError> {
+    let holder = sqlx::query_as!(
+        Holder,
+        r#"SELECT o.state NOT IN ('issued', 'failed', 'cancelled') AS "is_open!", o.domain_id, c.csr IS NOT NULL AS "has_csr!"
+           FROM orders o JOIN certificates c ON c.id = o.certificate_id
+           WHERE o.acme_url = $1 AND o.id <> $2
+           ORDER BY o.state NOT IN ('issued', 'failed', 'cancelled') DESC, c.csr IS NOT NULL DESC, o.id DESC LIMIT 1"#,
+        acme_url,
+        but_not
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(holder)
+}
+
+/// Internal key of the domain's open order, its row locked. None when there is none.
+pub async fn lock_open_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Option<i64>, StoreError> {
+    let id = sqlx::query_scalar!(
+        "SELECT id FROM orders WHERE domain_id = $1 AND state NOT IN ('issued', 'failed', 'cancelled') FOR UPDATE",
+        domain_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(id)
+}
+
+/// Locks an order's row. Locks of domain rows come before, of job rows after.
+pub async fn lock(conn: &mut PgConnection, id: i64) -> Result<(), StoreError> {
+    sqlx::query!("SELECT id FROM orders WHERE id = $1 FOR UPDATE", id).fetch_optional(conn).await?;
+    Ok(())
+}
+
+/// Whether the caller's wait for this order is over by the database's clock.
+pub async fn place_by_is_over(conn: &mut PgConnection, id: i64) -> Result<bool, StoreError> {
+    let over = sqlx::query_scalar!(
+        r#"SELECT state = 'accepted' AND place_by IS NOT NULL AND place_by < now() AS "over!" FROM orders WHERE id = $1"#,
+        id
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(over.unwrap_or(false))
+}
+
+/// The ended orders of a deleted domain that may have left live authorizations at the CA: their clean-up starts
+/// again. Returns their internal keys. Authorizations outlive no CA's limit of 90 days.
+pub async fn reopen_clean_up(conn: &mut PgConnection, domain_id: i64) -> Result<Vec<i64>, StoreError> {
+    let ids = sqlx::query_scalar!(
+        "UPDATE orders SET cleaned_up_at = NULL, revision = revision + 1, updated_at = now()
+         WHERE domain_id = $1 AND state IN ('issued', 'failed', 'cancelled') AND acme_url IS NOT NULL
+           AND ended_at > now() - interval '90 days'
+         RETURNING id",
+        domain_id
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(ids)
+}
+
+/// What a customer sees of the open order of a `certificate_pending` domain.
+#[derive(Clone, Debug)]
+pub struct PendingOrder {
+    pub public_id: PublicId,
+    pub txt_value: String,
+    pub deadline_at: OffsetDateTime,
+    /// When the job is due; in the past or now while a worker is at it.
+    pub next_check_at: OffsetDateTime,
+    pub last_result: Option<serde_json::Value>,
+}
+
+pub async fn pending_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Option<PendingOrder>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT o.public_id, a.txt_value, o.deadline_at AS "deadline_at!", j.last_result AS "last_result?",
+               CASE WHEN j.leased_by IS NULL THEN greatest(j.due_at, now()) ELSE now() END AS "next_check_at!"
+           FROM orders o JOIN authorizations a ON a.order_id = o.id LEFT JOIN jobs j ON j.order_id = o.id
+           WHERE o.domain_id = $1 AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL
+           ORDER BY o.id DESC LIMIT 1"#,
+        domain_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        Ok(PendingOrder {
+            public_id: PublicId::parse(&row.public_id).ok_or(StoreError::Corrupt { column: "orders.public_id" })?,
+            txt_value: row.txt_value,
+            deadline_at: row.deadline_at,
+            next_check_at: row.next_check_at,
+            last_result: row.last_result,
+        })
+    })
+    .transpose()
+}
+
+/// Why the domain is `failed`.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub problem: OrderProblem,
+    pub at: OffsetDateTime,
+    pub cleaned_up: bool,
+}
+
+pub async fn failure_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Option<Failure>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT problem AS "problem!", ended_at AS "ended_at!", cleaned_up_at IS NOT NULL AS "cleaned_up!"
+           FROM orders WHERE domain_id = $1 AND state IN ('failed', 'cancelled') AND placed_at IS NOT NULL
+           ORDER BY id DESC LIMIT 1"#,
+        domain_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| Ok(Failure { problem: parse_problem(row.problem)?, at: row.ended_at, cleaned_up: row.cleaned_up }))
+        .transpose()
+}
+
+fn parse_state(text: &str) -> Result<OrderState, StoreError> {
+    text.parse().map_err(|_| StoreError::Corrupt { column: "orders.state" })
+}
+
+fn parse_problem(json: serde_json::Value) -> Result<OrderProblem, StoreError> {
+    serde_json::from_value(json).map_err(|_| StoreError::Corrupt { column: "orders.problem" })
+}
+
+fn to_json(problem: &OrderProblem) -> serde_json::Value {
+    serde_json::to_value(problem).expect("a problem has string keys only")
+}

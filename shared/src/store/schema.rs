@@ -1,0 +1,79 @@
+//! The schema's version: migrations are applied by `countersignctl migrate` only; everybody else checks.
+
+use sqlx::PgConnection;
+use sqlx::migrate::{Migrate as _, Migrator};
+use thiserror::Error;
+
+use super::StoreError;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+#[derive(Debug, Error)]
+pub enum SchemaError {
+    #[error(
+        "the database has no Countersign schema; run `countersignctl migrate` (this binary needs version {needed})"
+    )]
+    Empty { needed: i64 },
+    #[error("the database schema is at version {found}, this binary needs {needed}; run `countersignctl migrate`")]
+    Older { found: i64, needed: i64 },
+    #[error(
+        "the database schema has version {found}, which this binary does not know (it knows up to {known}); run a newer binary"
+    )]
+    Unknown { found: i64, known: i64 },
+    #[error("migration {version} was applied in another form than this binary's, or was left half done")]
+    Different { version: i64 },
+    #[error("cannot read the schema version")]
+    Unreadable(#[source] StoreError),
+    #[error("cannot migrate")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+}
+
+/// The version this binary was built for.
+pub fn version() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// Applies what is missing. Any number of processes may call it at once: an advisory lock lets one work at a time.
+pub async fn migrate(conn: &mut PgConnection) -> Result<(), SchemaError> {
+    refuse_unknown(&applied(conn).await?)?;
+    MIGRATIONS.run(conn).await.map_err(SchemaError::Migrate)
+}
+
+/// Refuses an older, an unknown and a half-applied schema, each with a message that names it.
+pub async fn check(conn: &mut PgConnection) -> Result<(), SchemaError> {
+    let applied = applied(conn).await?;
+    let needed = version();
+    let Some(found) = applied.iter().map(|one| one.version).max() else {
+        return Err(SchemaError::Empty { needed });
+    };
+    refuse_unknown(&applied)?;
+    for migration in MIGRATIONS.iter() {
+        match applied.iter().find(|one| one.version == migration.version) {
+            None => return Err(SchemaError::Older { found, needed }),
+            Some(one) if one.checksum != migration.checksum => {
+                return Err(SchemaError::Different { version: migration.version });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn refuse_unknown(applied: &[sqlx::migrate::AppliedMigration]) -> Result<(), SchemaError> {
+    match applied.iter().find(|one| !MIGRATIONS.version_exists(one.version)) {
+        Some(one) => Err(SchemaError::Unknown { found: one.version, known: version() }),
+        None => Ok(()),
+    }
+}
+
+async fn applied(conn: &mut PgConnection) -> Result<Vec<sqlx::migrate::AppliedMigration>, SchemaError> {
+    let unreadable = |error: sqlx::Error| SchemaError::Unreadable(error.into());
+    let exists = sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#)
+        .fetch_one(&mut *conn)
+        .await
+        .map_err(unreadable)?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    conn.list_applied_migrations(&MIGRATIONS.table_name).await.map_err(SchemaError::Migrate)
+}
