@@ -47,6 +47,8 @@ pub struct ClaimedJob {
     pub lane: Lane,
     /// Counted failures, this claim included when its row was lost by somebody.
     pub attempts: i32,
+    /// Failures in a row, counted or not, for the backoff.
+    pub failures: u32,
     /// The database's time at the claim.
     pub claimed_at: OffsetDateTime,
     /// Id of the request that enqueued it.
@@ -88,7 +90,8 @@ pub async fn claim(
                SELECT id FROM jobs
                WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR $5)
                ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED))
-           RETURNING id, kind, order_id, lease, attempts, now() AS "claimed_at!", trace_context ->> 'request_id' AS request_id"#,
+           RETURNING id, kind, order_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
+               now() AS "claimed_at!", trace_context ->> 'request_id' AS request_id"#,
         lane as i16,
         worker,
         lease_secs,
@@ -109,6 +112,7 @@ pub async fn claim(
                 kind,
                 lane,
                 attempts: row.attempts,
+                failures: row.failures.and_then(|failures| failures.try_into().ok()).unwrap_or(0),
                 claimed_at: row.claimed_at,
                 request_id: row.request_id,
             })
@@ -149,8 +153,8 @@ pub async fn next_due_in(conn: &mut PgConnection) -> Result<Option<f64>, StoreEr
 /// lost and that the caller must roll back and stop.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// Stay leased and go on: the order has advanced, so its attempts are forgotten.
-    Keep,
+    /// Stay leased, for `lease_secs` more, and go on: the order has advanced, so its failures are forgotten.
+    Keep { lease_secs: f64 },
     /// Too early; not an attempt. A row woken meanwhile is due within a second instead.
     Wait { until: OffsetDateTime, saw: Option<serde_json::Value> },
     /// Failed; `counted` unless the fault is not the order's.
@@ -165,11 +169,14 @@ pub enum Outcome {
 
 pub async fn settle(conn: &mut PgConnection, fence: Fence, outcome: &Outcome) -> Result<bool, StoreError> {
     let settled = match outcome {
-        Outcome::Keep => {
+        Outcome::Keep { lease_secs } => {
             sqlx::query!(
-                "UPDATE jobs SET attempts = 0 WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
+                "UPDATE jobs SET attempts = 0, last_result = last_result - 'failures',
+                     due_at = now() + make_interval(secs => $3)
+                 WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
                 fence.id,
-                fence.lease
+                fence.lease,
+                lease_secs
             )
             .execute(conn)
             .await?

@@ -150,9 +150,7 @@ pub async fn record(
         domains::move_status(conn, after.domain_id, status).await?;
     }
     insert_event(conn, after.id, event.name(), after.state, actor, event_detail(event)).await?;
-    if after.state != OrderState::Accepted
-        && matches!(event, OrderEvent::Placed { .. } | OrderEvent::GaveUp { .. } | OrderEvent::Cancelled { .. })
-    {
+    if matches!(event, OrderEvent::Placed { .. } | OrderEvent::GaveUp { .. } | OrderEvent::Cancelled { .. }) {
         sqlx::query!("SELECT pg_notify($1, $2)", notifications::ORDERS, after.public_id.as_str()).execute(conn).await?;
     }
     Ok(true)
@@ -280,6 +278,11 @@ pub async fn lock_open_of_domain(conn: &mut PgConnection, domain_id: i64) -> Res
     .fetch_optional(conn)
     .await?;
     Ok(id)
+}
+
+/// The database's time, for events that are made outside a run.
+pub async fn now(conn: &mut PgConnection) -> Result<OffsetDateTime, StoreError> {
+    Ok(sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(conn).await?)
 }
 
 /// Locks an order's row. Locks of domain rows come before, of job rows after.

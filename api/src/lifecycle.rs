@@ -1,0 +1,23 @@
+//! The `/domains` surface: the life cycle of one domain, as documented.
+
+pub(crate) mod error;
+pub(crate) mod handlers;
+mod issue;
+mod verify;
+mod wire;
+
+use std::time::Duration;
+
+use countersign_shared::dns::TxtLookup;
+use countersign_shared::store::PgPool;
+use tokio::sync::broadcast;
+
+/// What the handlers need.
+pub(crate) struct App {
+    pub(crate) pool: PgPool,
+    pub(crate) lookup: TxtLookup,
+    /// Public ids of orders that left `accepted`; an empty string means that some may have been missed.
+    pub(crate) orders_moved: broadcast::Sender<String>,
+    pub(crate) place_wait: Duration,
+    pub(crate) allow_special_use_names: bool,
+}

@@ -1,0 +1,49 @@
+//! The API's settings. Every one is a flag and an environment variable.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use countersign_shared::config::{DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret};
+
+/// The HTTP API of Countersign: registers domains, verifies them, and orders certificates that workers issue.
+#[derive(Parser)]
+#[command(version)]
+pub(crate) struct Settings {
+    /// Where customers' platforms reach the API; a bare :port means all interfaces
+    #[arg(long, env = "SERVER_ADDR", default_value = ":8080")]
+    pub(crate) server_addr: ListenAddr,
+
+    /// Where operators reach /healthz and /readyz
+    #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9180")]
+    pub(crate) admin_addr: ListenAddr,
+
+    /// Bearer token that every /domains call needs; none when empty
+    #[arg(long, env = "AUTH_TOKEN", hide_env_values = true)]
+    pub(crate) auth_token: Option<Secret>,
+
+    /// File that holds the bearer token
+    #[arg(long, env = "AUTH_TOKEN_FILE", value_name = "PATH")]
+    pub(crate) auth_token_file: Option<PathBuf>,
+
+    /// How long issue-certificate waits for a worker to place the order
+    #[arg(long, env = "PLACE_WAIT", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) place_wait: Duration,
+
+    /// Accept names such as shop.test or api.internal, for private CAs
+    #[arg(long, env = "ALLOW_SPECIAL_USE_NAMES", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) allow_special_use_names: bool,
+
+    /// How long answers under way may take once a stop was asked for
+    #[arg(long, env = "SHUTDOWN_GRACE", default_value = "20s", value_parser = humantime::parse_duration)]
+    pub(crate) shutdown_grace: Duration,
+
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+
+    #[command(flatten)]
+    pub(crate) dns: DnsArgs,
+
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
