@@ -1,0 +1,498 @@
+//! What the CA said when it said no, and what follows from it: the one table from problem type, HTTP status, transport
+//! error and kind of request to a decision.
+//!
+//! It must not talk to anybody, and it holds no text for customers: that is `model::problem`.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use countersign_shared::store::StoreError;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::transport::Failure;
+
+/// RFC 8555 §6.7: the prefix of every problem type of the protocol.
+const URN: &str = "urn:ietf:params:acme:error:";
+/// Longest `detail` that is kept, in bytes.
+const LONGEST_DETAIL: usize = 2048;
+const MOST_SUBPROBLEMS: usize = 100;
+
+/// What to do about an error. Ordered by gravity, so that a problem made of several is as grave as its worst part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ErrorClass {
+    /// Try again with jittered backoff: not the order's fault.
+    RetryLater,
+    /// The object is in another state than we thought: read it and branch.
+    LookAgain,
+    /// Hold back everything of this account and directory until Retry-After.
+    RateLimited,
+    /// This ACME order is dead; a new one may succeed.
+    NewOrderNeeded,
+    /// No order for these names can succeed.
+    FatalForOrder,
+    /// Nothing of this account can succeed: page a person.
+    FatalForAccount,
+}
+
+/// Which request failed (newNonce counts as `Directory`). The same problem means different things to different resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    Directory,
+    NewAccount,
+    NewOrder,
+    Order,
+    Authorization,
+    Deactivate,
+    Challenge,
+    Finalize,
+    Certificate,
+}
+
+/// A problem document (RFC 7807, RFC 8555 §6.7), cleaned for storage and for operators' eyes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The whole URN.
+    #[serde(rename = "type")]
+    pub problem_type: String,
+    /// At most 2 KiB, without control characters.
+    #[serde(default)]
+    pub detail: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subproblems: Vec<Subproblem>,
+}
+
+/// RFC 8555 §6.7.1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subproblem {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identifier: Option<String>,
+    #[serde(rename = "type")]
+    pub problem_type: String,
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// Every failure of the facade. `Display` is readable alone and never holds key material.
+#[derive(Debug)]
+pub struct AcmeError {
+    pub class: ErrorClass,
+    pub problem: Option<Problem>,
+    /// HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    pub retry_after: Option<Duration>,
+    pub request: RequestKind,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// The table. `status` is that of the HTTP answer, `problem` its document if it had one; neither means that no usable
+/// answer came.
+pub(super) fn class_of(request: RequestKind, status: Option<u16>, problem: Option<&Problem>) -> ErrorClass {
+    use ErrorClass::*;
+    use RequestKind as R;
+
+    let name = problem.map(Problem::name);
+    // An object of ours that the CA no longer wants to know; for a resource of the directory it is the CA that is wrong.
+    let object_is_gone = match request {
+        R::Order | R::Authorization | R::Challenge | R::Finalize | R::Certificate => NewOrderNeeded,
+        R::Deactivate => LookAgain,
+        R::NewOrder | R::NewAccount | R::Directory => RetryLater,
+    };
+    match (status, name) {
+        (_, Some("rateLimited")) | (Some(429), _) => RateLimited,
+        (Some(500..), _) | (_, Some("badNonce" | "serverInternal")) => RetryLater,
+        (_, Some("accountDoesNotExist" | "externalAccountRequired" | "userActionRequired")) => FatalForAccount,
+        (_, Some("badPublicKey" | "badSignatureAlgorithm" | "invalidContact" | "unsupportedContact")) => {
+            FatalForAccount
+        }
+        (_, Some("badCSR" | "rejectedIdentifier" | "caa" | "unsupportedIdentifier")) => FatalForOrder,
+        (_, Some("alreadyRevoked" | "badRevocationReason")) => FatalForOrder,
+        (_, Some("orderNotReady")) => LookAgain,
+        (_, Some("dns" | "connection" | "incorrectResponse" | "tls")) => NewOrderNeeded,
+        (_, Some("unauthorized")) => match request {
+            R::NewAccount | R::NewOrder => FatalForAccount,
+            _ => object_is_gone,
+        },
+        (_, Some("compound")) => problem
+            .into_iter()
+            .flat_map(|problem| &problem.subproblems)
+            .map(|part| class_of(request, status, Some(&part.as_problem())))
+            .max()
+            .unwrap_or(FatalForOrder),
+        (Some(404 | 410), _) => object_is_gone,
+        (_, Some("malformed")) => match request {
+            R::Challenge | R::Deactivate => LookAgain,
+            R::Order | R::Authorization => NewOrderNeeded,
+            R::NewAccount => FatalForAccount,
+            R::Directory => RetryLater,
+            R::NewOrder | R::Finalize | R::Certificate => FatalForOrder,
+        },
+        (Some(400..=499), Some(_)) => match request {
+            R::NewAccount => FatalForAccount,
+            _ => FatalForOrder,
+        },
+        // No problem document: some proxy spoke, not the CA. A redirect, a cut connection, nonsense: likewise.
+        _ => RetryLater,
+    }
+}
+
+/// For a problem inside an `invalid` authorization, challenge or order: validation has failed for good, the question is only
+/// whether a new order can do better.
+pub fn class_of_authorization_problem(problem_type: &str) -> ErrorClass {
+    match short_name(problem_type) {
+        "caa" | "rejectedIdentifier" => ErrorClass::FatalForOrder,
+        _ => ErrorClass::NewOrderNeeded,
+    }
+}
+
+impl Problem {
+    /// The type without the URN's prefix; the whole type if it is of somebody else.
+    pub fn name(&self) -> &str {
+        short_name(&self.problem_type)
+    }
+
+    /// The problem document of an answer, if its body is one.
+    ///
+    /// By hand because nothing in an error answer may be relied on: one subproblem of an odd shape must not cost the rest.
+    pub(super) fn from_body(body: &[u8]) -> Option<Problem> {
+        let document: Value = serde_json::from_slice(body).ok()?;
+        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+        let problem_type = text(&document, "type");
+        let detail = text(&document, "detail");
+        if problem_type.is_none() && detail.is_none() {
+            return None;
+        }
+        let subproblems = document.get("subproblems").and_then(Value::as_array);
+        Some(Problem {
+            // RFC 7807 §3.1: an absent type is about:blank.
+            problem_type: cleaned(&problem_type.unwrap_or_else(|| "about:blank".to_owned()), 256),
+            detail: cleaned(&detail.unwrap_or_default(), LONGEST_DETAIL),
+            status: document.get("status").and_then(Value::as_u64).and_then(|status| u16::try_from(status).ok()),
+            subproblems: subproblems
+                .into_iter()
+                .flatten()
+                .take(MOST_SUBPROBLEMS)
+                .map(|part| Subproblem {
+                    identifier: part
+                        .pointer("/identifier/value")
+                        .and_then(Value::as_str)
+                        .map(|value| cleaned(value, 256)),
+                    problem_type: cleaned(&text(part, "type").unwrap_or_default(), 256),
+                    detail: cleaned(&text(part, "detail").unwrap_or_default(), LONGEST_DETAIL),
+                })
+                .collect(),
+        })
+    }
+}
+
+/// Problems inside orders, authorizations and challenges are parsed by the crate.
+impl From<&instant_acme::Problem> for Problem {
+    fn from(problem: &instant_acme::Problem) -> Self {
+        let text = |text: &Option<String>, longest| cleaned(text.as_deref().unwrap_or_default(), longest);
+        Problem {
+            problem_type: cleaned(problem.r#type.as_deref().unwrap_or("about:blank"), 256),
+            detail: text(&problem.detail, LONGEST_DETAIL),
+            status: problem.status,
+            subproblems: problem
+                .subproblems
+                .iter()
+                .take(MOST_SUBPROBLEMS)
+                .map(|part| Subproblem {
+                    identifier: part
+                        .identifier
+                        .as_ref()
+                        .map(|identifier| cleaned(&identifier.authorized(false).to_string(), 256)),
+                    problem_type: text(&part.r#type, 256),
+                    detail: text(&part.detail, LONGEST_DETAIL),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.detail, self.problem_type)?;
+        for part in &self.subproblems {
+            let identifier = part.identifier.as_deref().unwrap_or("?");
+            write!(f, "; {identifier}: {} ({})", part.detail, part.problem_type)?;
+        }
+        Ok(())
+    }
+}
+
+impl Subproblem {
+    fn as_problem(&self) -> Problem {
+        Problem {
+            problem_type: self.problem_type.clone(),
+            detail: String::new(),
+            status: None,
+            subproblems: Vec::new(),
+        }
+    }
+}
+
+impl AcmeError {
+    pub(super) fn of_failure(request: RequestKind, failure: Failure) -> Self {
+        let failure = match failure {
+            // A newNonce that is 404 says nothing about the order that needed the nonce.
+            Failure::NoNonce(Some(inner)) => return Self::of_failure(RequestKind::Directory, *inner),
+            failure => failure,
+        };
+        let (status, problem, retry_after) = match &failure {
+            Failure::Refused(answer) => (Some(answer.status), answer.problem(), answer.retry_after),
+            _ => (None, None, None),
+        };
+        AcmeError {
+            class: class_of(request, status, problem.as_ref()),
+            problem,
+            status,
+            retry_after,
+            request,
+            source: Some(Box::new(failure)),
+        }
+    }
+
+    /// For what the crate returns: our transport's failure travels through it and is taken out again here.
+    pub(super) fn of_crate(request: RequestKind, error: instant_acme::Error) -> Self {
+        match error {
+            instant_acme::Error::Other(inner) => match inner.downcast::<Failure>() {
+                Ok(failure) => Self::of_failure(request, *failure),
+                Err(other) => Self::broken_protocol(request, other),
+            },
+            other => Self::broken_protocol(request, other),
+        }
+    }
+
+    /// The CA answered with success and nonsense. Like a 5xx: its fault, and it may pass.
+    pub(super) fn broken_protocol(request: RequestKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::without_answer(request, ErrorClass::RetryLater, Some(source.into()))
+    }
+
+    pub(super) fn of_store(request: RequestKind, error: StoreError) -> Self {
+        Self::without_answer(request, ErrorClass::RetryLater, Some(error.into()))
+    }
+
+    /// The account cannot sign as long as nobody repairs it.
+    pub(super) fn unusable_account(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::without_answer(RequestKind::NewAccount, ErrorClass::FatalForAccount, Some(source.into()))
+    }
+
+    /// The object is not in the state that the request needs.
+    pub(super) fn wrong_state(request: RequestKind, source: &'static str) -> Self {
+        Self::without_answer(request, ErrorClass::LookAgain, Some(source.into()))
+    }
+
+    /// The ACME order ended `invalid` with this problem.
+    pub(super) fn of_dead_order(request: RequestKind, problem: Option<Problem>) -> Self {
+        let problem_type = problem.as_ref().map_or("", |problem| problem.problem_type.as_str());
+        let class = class_of_authorization_problem(problem_type);
+        AcmeError { problem, ..Self::without_answer(request, class, None) }
+    }
+
+    /// An error that no answer of the CA led to.
+    pub fn without_answer(
+        request: RequestKind,
+        class: ErrorClass,
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        AcmeError { class, problem: None, status: None, retry_after: None, request, source }
+    }
+
+    /// RFC 8555 §6.7: the CA does not know the account that signed.
+    pub(super) fn account_is_unknown(&self) -> bool {
+        self.problem.as_ref().is_some_and(|problem| problem.name() == "accountDoesNotExist")
+    }
+}
+
+impl fmt::Display for AcmeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ACME {} failed", self.request)?;
+        if let Some(status) = self.status {
+            write!(f, " with HTTP {status}")?;
+        }
+        match &self.problem {
+            Some(problem) => write!(f, ": {problem}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for AcmeError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.source {
+            Some(source) => Some(source.as_ref()),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Display for RequestKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Directory => "directory",
+            Self::NewAccount => "newAccount",
+            Self::NewOrder => "newOrder",
+            Self::Order => "order",
+            Self::Authorization => "authorization",
+            Self::Deactivate => "deactivation of an authorization",
+            Self::Challenge => "challenge",
+            Self::Finalize => "finalize",
+            Self::Certificate => "certificate",
+        })
+    }
+}
+
+fn short_name(problem_type: &str) -> &str {
+    problem_type.strip_prefix(URN).unwrap_or(problem_type)
+}
+
+fn cleaned(text: &str, longest: usize) -> String {
+    let mut cleaned = String::new();
+    for c in text.chars() {
+        let c = if c.is_control() { ' ' } else { c };
+        if cleaned.len() + c.len_utf8() > longest {
+            break;
+        }
+        cleaned.push(c);
+    }
+    cleaned
+}
+
+#[cfg(test)]
+mod tests {
+    use ErrorClass::*;
+    use RequestKind as R;
+
+    use super::*;
+
+    fn problem(name: &str) -> Problem {
+        Problem { problem_type: format!("{URN}{name}"), detail: String::new(), status: None, subproblems: Vec::new() }
+    }
+
+    #[test]
+    fn every_problem_type_of_rfc_8555() {
+        for (name, status, request, class) in [
+            ("accountDoesNotExist", 400, R::NewOrder, FatalForAccount),
+            ("accountDoesNotExist", 400, R::Authorization, FatalForAccount),
+            ("alreadyRevoked", 400, R::Finalize, FatalForOrder),
+            ("badCSR", 400, R::Finalize, FatalForOrder),
+            ("badNonce", 400, R::NewOrder, RetryLater),
+            ("badNonce", 400, R::NewAccount, RetryLater),
+            ("badPublicKey", 400, R::NewAccount, FatalForAccount),
+            ("badRevocationReason", 400, R::Order, FatalForOrder),
+            ("badSignatureAlgorithm", 400, R::NewAccount, FatalForAccount),
+            ("caa", 403, R::NewOrder, FatalForOrder),
+            ("caa", 403, R::Finalize, FatalForOrder),
+            ("connection", 400, R::Challenge, NewOrderNeeded),
+            ("dns", 400, R::Challenge, NewOrderNeeded),
+            ("externalAccountRequired", 403, R::NewAccount, FatalForAccount),
+            ("incorrectResponse", 403, R::Challenge, NewOrderNeeded),
+            ("invalidContact", 400, R::NewAccount, FatalForAccount),
+            ("malformed", 400, R::Challenge, LookAgain),
+            ("malformed", 400, R::Deactivate, LookAgain),
+            ("malformed", 400, R::Order, NewOrderNeeded),
+            ("malformed", 404, R::Order, NewOrderNeeded),
+            ("malformed", 404, R::Authorization, NewOrderNeeded),
+            ("malformed", 404, R::Finalize, NewOrderNeeded),
+            ("malformed", 404, R::Challenge, NewOrderNeeded),
+            ("malformed", 400, R::NewOrder, FatalForOrder),
+            ("malformed", 400, R::Finalize, FatalForOrder),
+            ("malformed", 400, R::NewAccount, FatalForAccount),
+            ("orderNotReady", 403, R::Finalize, LookAgain),
+            ("rateLimited", 429, R::NewOrder, RateLimited),
+            ("rateLimited", 503, R::NewOrder, RateLimited),
+            ("rateLimited", 429, R::NewAccount, RateLimited),
+            ("rejectedIdentifier", 400, R::NewOrder, FatalForOrder),
+            ("serverInternal", 500, R::Order, RetryLater),
+            ("serverInternal", 400, R::Order, RetryLater),
+            ("tls", 400, R::Challenge, NewOrderNeeded),
+            ("unauthorized", 401, R::NewOrder, FatalForAccount),
+            ("unauthorized", 403, R::NewOrder, FatalForAccount),
+            ("unauthorized", 403, R::NewAccount, FatalForAccount),
+            ("unauthorized", 403, R::Authorization, NewOrderNeeded),
+            ("unauthorized", 403, R::Finalize, NewOrderNeeded),
+            ("unsupportedContact", 400, R::NewAccount, FatalForAccount),
+            ("unsupportedIdentifier", 400, R::NewOrder, FatalForOrder),
+            ("userActionRequired", 403, R::NewOrder, FatalForAccount),
+            ("compound", 400, R::NewOrder, FatalForOrder),
+            ("ofTheFuture", 400, R::NewOrder, FatalForOrder),
+            ("ofTheFuture", 400, R::NewAccount, FatalForAccount),
+            ("ofTheFuture", 500, R::NewOrder, RetryLater),
+            ("unauthorized", 502, R::NewOrder, RetryLater),
+        ] {
+            let found = class_of(request, Some(status), Some(&problem(name)));
+            assert_eq!(found, class, "{name} {status} on {request}");
+        }
+    }
+
+    #[test]
+    fn answers_without_a_problem_document() {
+        for (status, request, class) in [
+            (None, R::NewOrder, RetryLater),
+            (Some(302), R::Order, RetryLater),
+            (Some(400), R::NewOrder, RetryLater),
+            (Some(403), R::Finalize, RetryLater),
+            (Some(404), R::Directory, RetryLater),
+            (Some(404), R::NewOrder, RetryLater),
+            (Some(404), R::NewAccount, RetryLater),
+            (Some(404), R::Order, NewOrderNeeded),
+            (Some(410), R::Authorization, NewOrderNeeded),
+            (Some(429), R::NewOrder, RateLimited),
+            (Some(500), R::Order, RetryLater),
+            (Some(503), R::Directory, RetryLater),
+        ] {
+            assert_eq!(class_of(request, status, None), class, "{status:?} on {request}");
+        }
+    }
+
+    #[test]
+    fn a_compound_problem_is_as_grave_as_its_worst_part() {
+        let part =
+            |name: &str| Subproblem { identifier: None, problem_type: format!("{URN}{name}"), detail: String::new() };
+        let mut compound = problem("compound");
+        compound.subproblems = vec![part("dns"), part("serverInternal")];
+        assert_eq!(class_of(R::NewOrder, Some(400), Some(&compound)), NewOrderNeeded);
+        compound.subproblems.push(part("caa"));
+        assert_eq!(class_of(R::NewOrder, Some(400), Some(&compound)), FatalForOrder);
+    }
+
+    #[test]
+    fn problems_inside_a_dead_authorization() {
+        for (name, class) in [
+            ("unauthorized", NewOrderNeeded),
+            ("dns", NewOrderNeeded),
+            ("connection", NewOrderNeeded),
+            ("incorrectResponse", NewOrderNeeded),
+            ("tls", NewOrderNeeded),
+            ("serverInternal", NewOrderNeeded),
+            ("caa", FatalForOrder),
+            ("rejectedIdentifier", FatalForOrder),
+        ] {
+            assert_eq!(class_of_authorization_problem(&format!("{URN}{name}")), class, "{name}");
+        }
+        assert_eq!(class_of_authorization_problem(""), NewOrderNeeded);
+    }
+
+    #[test]
+    fn a_hostile_document_is_cleaned() {
+        let detail = format!("a\u{1b}[31m\n{}", "é".repeat(3000));
+        let body = serde_json::json!({
+            "type": format!("{URN}caa"), "detail": detail, "status": 70000,
+            "subproblems": [7, { "type": "x", "identifier": { "type": "dns", "value": "a.example\u{0}" } }],
+        });
+        let problem = Problem::from_body(body.to_string().as_bytes()).unwrap();
+        assert!(problem.detail.starts_with("a [31m é") && problem.detail.len() <= LONGEST_DETAIL);
+        assert_eq!((problem.name(), problem.status), ("caa", None));
+        assert_eq!(problem.subproblems[1].identifier.as_deref(), Some("a.example "));
+        let stored = serde_json::to_string(&problem).unwrap();
+        assert_eq!(serde_json::from_str::<Problem>(&stored).unwrap(), problem);
+
+        for nothing in ["<html>Bad gateway</html>", "", "[]", "{}", "null", r#"{"type":1}"#] {
+            assert_eq!(Problem::from_body(nothing.as_bytes()), None, "{nothing}");
+        }
+    }
+}
