@@ -1,0 +1,260 @@
+//! The life of one wake-up of an order: load, step, commit, and again under the same lease, until there is something to
+//! wait for.
+//!
+//! Steps run with no transaction open. One transaction commits what a step did: order, event, domain status, and the
+//! job row's fenced outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_shared::model::order::{Order, OrderEvent};
+use countersign_shared::model::problem::{OrderProblem, ProblemCode};
+use countersign_shared::model::schedule::backoff;
+use countersign_shared::store::jobs::{self, Outcome};
+use countersign_shared::store::{StoreError, acme_accounts, orders};
+use countersign_shared::telemetry::chain;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_util::sync::CancellationToken;
+
+use crate::queue::Lease;
+use crate::steps::{self, Step, StepError, StepOutcome, Tools};
+
+/// A wait up to this long is spent under the lease; anything longer is `due_at`.
+const WAIT_HERE: Duration = Duration::from_secs(1);
+
+pub struct Advance {
+    pub tools: Tools,
+    /// Name of this worker, for the order's events.
+    pub worker: String,
+    pub max_attempts: i32,
+    pub lease_for: Duration,
+    /// A stop was asked for: finish the step under way, start no other.
+    pub stopping: CancellationToken,
+    /// The grace is over: leave the step where it is.
+    pub abandon: CancellationToken,
+}
+
+/// What a commit came to.
+enum Committed {
+    /// Stored; the order as it is now.
+    Stored(Box<Order>),
+    /// Somebody changed the order meanwhile: the step's result is dropped, the order loaded again.
+    Stale,
+    /// The job is somebody else's now.
+    LeaseLost,
+}
+
+impl Advance {
+    /// Advances the order as far as it goes now. The outcome is written before this returns, unless the lease was lost.
+    pub async fn run(self: &Arc<Self>, lease: &Lease, order_id: i64) {
+        if lease.job.attempts > self.max_attempts {
+            return self.park(lease, order_id).await;
+        }
+        let run = self.run_steps(lease, order_id);
+        let outcome = tokio::select! {
+            biased;
+            // From here on the run starts no outside effect: the step is dropped where it is.
+            () = lease.ended() => {
+                tracing::warn!("the lease ended before the run did");
+                Some(Outcome::Release)
+            }
+            () = self.abandon.cancelled() => Some(Outcome::Release),
+            outcome = run => outcome,
+        };
+        if let Some(outcome) = outcome {
+            lease.settle(outcome).await;
+        }
+    }
+
+    /// None when the outcome is stored already, or not ours to write.
+    async fn run_steps(&self, lease: &Lease, order_id: i64) -> Option<Outcome> {
+        let mut order = match self.load(order_id).await {
+            Ok(Some(order)) => order,
+            Ok(None) => return Some(Outcome::Done),
+            Err(error) => return Some(self.retry(lease, error.into())),
+        };
+        let span = tracing::Span::current();
+        span.record("order.id", order.public_id.as_str()).record("name", order.domain_name.as_str());
+        let mut round = 0;
+        loop {
+            let state = order.state;
+            match self.step(lease, &order, round).await {
+                Ok(StepOutcome::Advance(event)) => match self.commit(lease, &order, &event).await {
+                    Ok(Committed::Stored(after)) if after.cleaned_up_at.is_some() => return None,
+                    Ok(Committed::Stored(after)) => order = *after,
+                    Ok(Committed::Stale) => match self.load(order_id).await {
+                        Ok(Some(again)) => order = again,
+                        Ok(None) => return Some(Outcome::Done),
+                        Err(error) => return Some(self.retry(lease, error.into())),
+                    },
+                    Ok(Committed::LeaseLost) => {
+                        tracing::warn!("lease lost: the result of this step was refused");
+                        return None;
+                    }
+                    Err(error) => return Some(self.retry(lease, error)),
+                },
+                Ok(StepOutcome::WaitUntil(until, saw)) => {
+                    let pause = Duration::try_from(until - lease.now()).unwrap_or_default();
+                    if saw.is_some() || pause > WAIT_HERE || self.stopping.is_cancelled() {
+                        return Some(Outcome::Wait { until, saw });
+                    }
+                    tokio::time::sleep(pause).await;
+                    // Cancelled or deleted meanwhile? The commit would find out, but the CA would be bothered before.
+                    match self.load(order_id).await {
+                        Ok(Some(again)) => order = again,
+                        Ok(None) => return Some(Outcome::Done),
+                        Err(error) => return Some(self.retry(lease, error.into())),
+                    }
+                }
+                Err(error) => return self.settle_failure(lease, &order, error).await,
+            }
+            round = if order.state == state { round + 1 } else { 0 };
+            if self.stopping.is_cancelled() {
+                return Some(Outcome::Release);
+            }
+        }
+    }
+
+    async fn step(&self, lease: &Lease, order: &Order, round: u32) -> Result<StepOutcome, StepError> {
+        if steps::calls_ca(order.state) {
+            let mut conn = self.tools.pool.acquire().await.map_err(StoreError::from)?;
+            if let Some(until) = acme_accounts::held_until(&mut conn, self.tools.acme.directory()).await? {
+                return Ok(self.held_back(lease, order, until));
+            }
+        }
+        let step = Step { tools: &self.tools, order, lease, round };
+        steps::run(&step).await
+    }
+
+    /// The CA limits our rate. A caller who waits for the order to be placed is told so; everybody else waits.
+    fn held_back(&self, lease: &Lease, order: &Order, until: OffsetDateTime) -> StepOutcome {
+        match order.place_by {
+            Some(place_by) if order.placement.is_none() && until >= place_by => {
+                let problem = OrderProblem::new(ProblemCode::RateLimited, &order.domain_name);
+                StepOutcome::Advance(OrderEvent::GaveUp { at: lease.now(), problem })
+            }
+            _ => StepOutcome::WaitUntil(until, None),
+        }
+    }
+
+    async fn load(&self, order_id: i64) -> Result<Option<Order>, StoreError> {
+        let mut conn = self.tools.pool.acquire().await?;
+        orders::load(&mut conn, order_id).await
+    }
+
+    /// Stores what a step did, and tries again while the database is away: the fence and the revision decide whether it
+    /// still counts.
+    async fn commit(&self, lease: &Lease, before: &Order, event: &OrderEvent) -> Result<Committed, StepError> {
+        let after = before.clone().apply(event).map_err(|error| StepError::counted("an internal error", &error))?;
+        let outcome = match after.cleaned_up_at {
+            Some(_) => Outcome::Done,
+            None => Outcome::Keep { lease_secs: self.lease_for.as_secs_f64() },
+        };
+        loop {
+            match self.commit_once(lease, &after, event, &outcome).await {
+                Ok(Committed::Stored(stored)) => {
+                    tracing::info!(order.state = after.state.as_str(), "{}", event.name());
+                    return Ok(Committed::Stored(stored));
+                }
+                Ok(other) => return Ok(other),
+                Err(error) if error.is_outage() => {
+                    tracing::warn!(error = chain(&error), event = event.name(), "event not stored yet");
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn commit_once(
+        &self,
+        lease: &Lease,
+        after: &Order,
+        event: &OrderEvent,
+        outcome: &Outcome,
+    ) -> Result<Committed, StoreError> {
+        let mut tx = self.tools.pool.begin().await?;
+        if !orders::record(&mut tx, after, event, &self.worker).await? {
+            return Ok(Committed::Stale);
+        }
+        if !jobs::settle(&mut tx, lease.job.fence, outcome).await? {
+            return Ok(Committed::LeaseLost);
+        }
+        tx.commit().await?;
+        Ok(Committed::Stored(Box::new(after.clone())))
+    }
+
+    async fn settle_failure(&self, lease: &Lease, order: &Order, error: StepError) -> Option<Outcome> {
+        let StepError::HoldBack { hold_for, because } = error else {
+            return Some(self.retry(lease, error));
+        };
+        tracing::warn!(order.state = order.state.as_str(), cause = because, ?hold_for, "the CA limits our rate");
+        let held = async {
+            let mut conn = self.tools.pool.acquire().await?;
+            acme_accounts::hold_back(&mut conn, self.tools.acme.directory(), hold_for.as_secs_f64(), &because).await
+        };
+        if let Err(error) = held.await {
+            return Some(self.retry(lease, error.into()));
+        }
+        match self.held_back(lease, order, lease.now() + hold_for) {
+            StepOutcome::WaitUntil(until, saw) => Some(Outcome::Wait { until, saw }),
+            StepOutcome::Advance(event) => match self.commit(lease, order, &event).await {
+                // Clean-up is the next run's.
+                Ok(Committed::Stored(_) | Committed::Stale) => Some(Outcome::Release),
+                Ok(Committed::LeaseLost) => None,
+                Err(error) => Some(self.retry(lease, error)),
+            },
+        }
+    }
+
+    /// The end of a run that failed: when to try again, and what to show meanwhile.
+    fn retry(&self, lease: &Lease, error: StepError) -> Outcome {
+        let StepError::Retry { after, counted, detail, cause } = error else {
+            return Outcome::Release;
+        };
+        let failures = lease.job.failures.saturating_add(1);
+        let after = after.unwrap_or_else(|| backoff(failures, rand::random()));
+        tracing::warn!(job.attempt = lease.job.attempts, counted, cause, ?after, "step failed: {detail}");
+        let at = lease.now().format(&Rfc3339).unwrap_or_default();
+        let saw = serde_json::json!({ "at": at, "result": "failed", "detail": detail, "failures": failures });
+        Outcome::Retry { after_secs: after.as_secs_f64(), counted, saw }
+    }
+
+    /// A panic is a counted failure like any other, written by the runtime and not left to the lease.
+    pub async fn settle_panic(&self, lease: &Lease) {
+        lease.settle(self.retry(lease, StepError::panicked())).await;
+    }
+
+    /// Attempts are used up: the order fails, and its job stops for a person. Nothing outside is touched.
+    async fn park(&self, lease: &Lease, order_id: i64) {
+        let parked = async {
+            let mut tx = self.tools.pool.begin().await?;
+            if let Some(order) = orders::load(&mut tx, order_id).await?
+                && order.state.is_open()
+            {
+                let problem = OrderProblem::new(ProblemCode::Internal, &order.domain_name);
+                let event = OrderEvent::GaveUp { at: lease.now(), problem };
+                let recorded = match order.apply(&event) {
+                    Ok(after) => orders::record(&mut tx, &after, &event, &self.worker).await?,
+                    Err(_) => false,
+                };
+                if !recorded {
+                    return Ok(false);
+                }
+            }
+            let saw = serde_json::json!({ "result": "parked", "detail": "attempts used up" });
+            if !jobs::settle(&mut tx, lease.job.fence, &Outcome::Park { saw }).await? {
+                return Ok(false);
+            }
+            tx.commit().await?;
+            Ok::<bool, StoreError>(true)
+        };
+        match parked.await {
+            Ok(true) => tracing::error!(job.attempt = lease.job.attempts, "attempts used up: parked for a person"),
+            // Changed or taken meanwhile: whoever claims the row next decides again.
+            Ok(false) => tracing::warn!("not parked: the order or the lease has changed"),
+            Err(error) => tracing::warn!(error = chain(&error), "not parked yet"),
+        }
+    }
+}

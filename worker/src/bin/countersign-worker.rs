@@ -1,0 +1,37 @@
+//! The worker process: settings, schema check, runtime.
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use countersign_shared::{lifecycle, ops, telemetry};
+use countersign_worker::runtime;
+use countersign_worker::settings::Settings;
+use countersign_worker::steps::Tools;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let settings = Settings::parse();
+    telemetry::start(&settings.log).context("LOG_LEVEL cannot be understood")?;
+
+    let pool = settings.database.pool()?;
+    let tools = Tools::new(&settings, pool.clone())?;
+    let admin_listener = settings.admin_addr.bind().await?;
+
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(lifecycle::stop_on_signal(stop.clone()).context("cannot register signal handlers")?);
+    lifecycle::await_schema(&pool, &stop).await?;
+
+    let admin = ops::serve(admin_listener, ops::router(pool.clone()), stop.clone());
+    tasks.spawn(async move {
+        if let Err(error) = admin.await {
+            tracing::error!(%error, "the operators' listener ended");
+        }
+    });
+    let worker = settings.name();
+    tracing::info!(worker, directory = tools.acme.directory(), version = env!("CARGO_PKG_VERSION"), "ready");
+    runtime::run(&settings, pool, tools, stop).await?;
+    tracing::info!("stopped");
+    Ok(())
+}

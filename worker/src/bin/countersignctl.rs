@@ -1,0 +1,18 @@
+//! The operator's tool. One file per verb in `ctl`.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use countersign_shared::telemetry::chain;
+use countersign_worker::ctl::Command;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match Command::parse().run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("countersignctl: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Every minute: an order that is open, or ended but not cleaned up, and has no job gets one.
+
+use std::time::Duration;
+
+use countersign_shared::store::jobs::{self, Outcome};
+use countersign_shared::store::{PgPool, StoreError};
+use countersign_shared::telemetry::chain;
+
+use crate::queue::Lease;
+
+const EVERY: Duration = Duration::from_secs(60);
+
+pub async fn run(pool: &PgPool, lease: &Lease) {
+    let swept = async {
+        let mut conn = pool.acquire().await?;
+        jobs::enqueue_missing(&mut conn).await
+    };
+    match swept.await {
+        Ok(0) => {}
+        Ok(found) => tracing::error!(found, "orders without a job were found and given one; this is a bug"),
+        Err(error) => report(&error),
+    }
+    lease.settle(Outcome::Wait { until: lease.now() + EVERY, saw: None }).await;
+}
+
+fn report(error: &StoreError) {
+    tracing::warn!(error = chain(error), "sweep failed");
+}

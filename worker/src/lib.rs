@@ -1,0 +1,13 @@
+//! The workers of Countersign: they lease jobs from Postgres, watch DNS, and finish ACME issuance.
+//!
+//! Start reading at [`steps`] (what is done), then [`advance`] (how it is committed) and [`queue`] (how it is claimed).
+
+pub mod acme;
+pub mod advance;
+pub mod ctl;
+pub mod jobs;
+pub mod keys;
+pub mod queue;
+pub mod runtime;
+pub mod settings;
+pub mod steps;

@@ -1,0 +1,152 @@
+//! Leases that this process holds: who renews them, when they end, and how a run's outcome is written under one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use countersign_shared::store::jobs::{self, ClaimedJob, Fence, Outcome};
+use countersign_shared::store::{PgPool, StoreError};
+use countersign_shared::telemetry::chain;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::slots::Slot;
+
+/// Pause between tries to write an outcome while the database is away.
+const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// The leases of this process, by fence, each with the time it ends by the monotonic clock.
+pub struct Leases {
+    pool: PgPool,
+    lease_for: Duration,
+    held: Mutex<HashMap<Fence, watch::Sender<Instant>>>,
+}
+
+/// A claimed job and the right to run it. Dropping it without an outcome leaves the row to run out.
+pub struct Lease {
+    pub job: ClaimedJob,
+    leases: Arc<Leases>,
+    ends: watch::Receiver<Instant>,
+    claimed: Instant,
+    /// The slot is free again once the outcome is written.
+    _slot: Slot,
+}
+
+/// What writing an outcome came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Written,
+    /// Somebody else has the job now, or it is gone: nothing was written.
+    LeaseLost,
+}
+
+impl Leases {
+    pub fn new(pool: PgPool, lease_for: Duration) -> Arc<Self> {
+        Arc::new(Self { pool, lease_for, held: Mutex::default() })
+    }
+
+    pub fn lease_for(&self) -> Duration {
+        self.lease_for
+    }
+
+    /// `sent_at`: when the claim was sent, so that our idea of the lease's end is never later than the database's.
+    pub(super) fn hold(self: &Arc<Self>, job: ClaimedJob, sent_at: Instant, slot: Slot) -> Lease {
+        let (sender, ends) = watch::channel(sent_at + self.lease_for);
+        self.held().insert(job.fence, sender);
+        Lease { job, leases: Arc::clone(self), ends, claimed: Instant::now(), _slot: slot }
+    }
+
+    /// Renews what is held, every third of the lease, in one statement, until `stop`.
+    pub async fn renew(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.lease_for / 3);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let fences: Vec<Fence> = self.held().keys().copied().collect();
+            if fences.is_empty() {
+                continue;
+            }
+            let sent_at = Instant::now();
+            match self.renew_once(&fences).await {
+                Ok(renewed) => self.extend(&fences, &renewed, sent_at),
+                // The leases go on running out; the runs stop by themselves when they have.
+                Err(error) => tracing::warn!(error = chain(&error), "leases not renewed"),
+            }
+        }
+    }
+
+    async fn renew_once(&self, fences: &[Fence]) -> Result<Vec<Fence>, StoreError> {
+        let mut conn = self.pool.acquire().await?;
+        jobs::renew(&mut conn, fences, self.lease_for.as_secs_f64()).await
+    }
+
+    fn extend(&self, asked: &[Fence], renewed: &[Fence], sent_at: Instant) {
+        let held = self.held();
+        for fence in asked {
+            let Some(ends) = held.get(fence) else { continue };
+            if renewed.contains(fence) {
+                ends.send_replace(sent_at + self.lease_for);
+            } else {
+                // Settled by its run meanwhile, or taken by somebody else: either way this run owns it no longer.
+                ends.send_replace(sent_at);
+            }
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<Fence, watch::Sender<Instant>>> {
+        // Single insertions and removals: no panic can leave the map half-written.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lease {
+    /// The database's time, as far as this process can tell: never ahead of it.
+    pub fn now(&self) -> OffsetDateTime {
+        self.job.claimed_at + self.claimed.elapsed()
+    }
+
+    /// Ends when the lease has, by the monotonic clock: from then on this run must start no outside effect.
+    pub async fn ended(&self) {
+        let mut ends = self.ends.clone();
+        loop {
+            let end = *ends.borrow_and_update();
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => return,
+                changed = ends.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Writes how the run ended, and tries again while the database is away. The fence decides whether it still counts:
+    /// a late outcome is right as long as nobody else has claimed the row.
+    pub async fn settle(&self, outcome: Outcome) -> Settled {
+        loop {
+            let written = async {
+                let mut conn = self.leases.pool.acquire().await?;
+                jobs::settle(&mut conn, self.job.fence, &outcome).await
+            };
+            match written.await {
+                Ok(true) => return Settled::Written,
+                Ok(false) => {
+                    tracing::warn!("lease lost: the outcome of this run was refused");
+                    return Settled::LeaseLost;
+                }
+                Err(error) if error.is_outage() => {
+                    tracing::warn!(error = chain(&error), "outcome not written yet");
+                    tokio::time::sleep(WRITE_AGAIN_AFTER).await;
+                }
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "outcome cannot be written; the lease runs out instead");
+                    return Settled::LeaseLost;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.leases.held().remove(&self.job.fence);
+    }
+}

@@ -1,0 +1,149 @@
+//! The claim loop: a task of its own that outlives every outage of the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_shared::store::jobs::{self, Lane};
+use countersign_shared::store::{PgPool, StoreError};
+use countersign_shared::telemetry::chain;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::lease::{Lease, Leases};
+use super::slots::Slots;
+
+/// Without a notification the queue is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub struct Leaser {
+    pub pool: PgPool,
+    /// Name of this worker, written to `jobs.leased_by`.
+    pub worker: String,
+    pub leases: Arc<Leases>,
+    pub slots: Arc<Slots>,
+    /// Says that a lane-0 job is there.
+    pub notified: broadcast::Receiver<String>,
+    /// To the backend. Nothing waits here under lease: a job is claimed only for a free slot.
+    pub claimed: mpsc::UnboundedSender<Lease>,
+}
+
+impl Leaser {
+    /// Claims until `stop`. Errors are logged and outlived.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut reach = Reach::new(self.leases.lease_for(), Instant::now());
+        while !stop.is_cancelled() {
+            let pause = match self.claim_what_is_due(&mut reach).await {
+                Ok(pause) => pause,
+                Err(error) => {
+                    if reach.lost() {
+                        tracing::warn!(error = chain(&error), "cannot claim jobs");
+                    }
+                    LOOK_EVERY
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+                () = self.slots.freed(), if pause > Duration::ZERO => {}
+                () = something_arrived(&mut self.notified) => {}
+            }
+        }
+    }
+
+    /// Returns how long to sleep before the next look.
+    async fn claim_what_is_due(&mut self, reach: &mut Reach) -> Result<Duration, StoreError> {
+        let mut conn = self.pool.acquire().await?;
+        let due_in = jobs::next_due_in(&mut conn).await?;
+        reach.succeeded(Instant::now());
+        match due_in {
+            Some(secs) if secs <= 0.0 => {}
+            Some(secs) => return Ok(Duration::from_secs_f64(secs).min(LOOK_EVERY)),
+            None => return Ok(LOOK_EVERY),
+        }
+        let may_take_lost = reach.is_steady();
+        let mut more_is_due = false;
+        for lane in Lane::ALL {
+            let free = self.slots.free_for(lane);
+            if free == 0 {
+                continue;
+            }
+            let sent_at = Instant::now();
+            let lease_secs = self.leases.lease_for().as_secs_f64();
+            let jobs = jobs::claim(&mut conn, lane, &self.worker, lease_secs, free as i64, may_take_lost).await?;
+            more_is_due |= jobs.len() == free;
+            for job in jobs {
+                let lease = self.leases.hold(job, sent_at, self.slots.take(lane));
+                // The receiver lives as long as the worker; on stop it is drained and released.
+                drop(self.claimed.send(lease));
+            }
+        }
+        Ok(if more_is_due { Duration::ZERO } else { LOOK_EVERY })
+    }
+}
+
+/// A hint to look again. Without LISTEN this never ends, and the queue is polled.
+async fn something_arrived(notified: &mut broadcast::Receiver<String>) {
+    if let Err(broadcast::error::RecvError::Closed) = notified.recv().await {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Since when the database was reached without a gap. Rows that others seem to have lost are taken only after one
+/// lease time of that, so that an outage, which loses everybody's leases, burns nobody's attempts.
+struct Reach {
+    lease_for: Duration,
+    since: Instant,
+    last: Instant,
+    reported: bool,
+}
+
+impl Reach {
+    fn new(lease_for: Duration, now: Instant) -> Self {
+        Self { lease_for, since: now, last: now, reported: false }
+    }
+
+    fn succeeded(&mut self, now: Instant) {
+        // A pause of this process, or a slow database, is a gap too.
+        if self.reported || now - self.last > self.lease_for / 2 {
+            self.since = now;
+        }
+        self.last = now;
+        self.reported = false;
+    }
+
+    /// True the first time after a success.
+    fn lost(&mut self) -> bool {
+        !std::mem::replace(&mut self.reported, true)
+    }
+
+    fn is_steady(&self) -> bool {
+        self.last - self.since >= self.lease_for
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_rows_are_taken_only_after_one_lease_time_without_a_gap() {
+        let lease = Duration::from_secs(9);
+        let mut now = Instant::now();
+        let mut reach = Reach::new(lease, now);
+        let look_for = |seconds: u64, reach: &mut Reach, now: &mut Instant| {
+            for _ in 0..seconds * 2 {
+                *now += LOOK_EVERY;
+                reach.succeeded(*now);
+            }
+            reach.is_steady()
+        };
+        assert!(!look_for(8, &mut reach, &mut now));
+        assert!(look_for(1, &mut reach, &mut now));
+        assert!(reach.lost() && !reach.lost(), "an outage is reported once");
+        assert!(!look_for(8, &mut reach, &mut now), "the wait begins again after an outage");
+        assert!(look_for(2, &mut reach, &mut now));
+        now += lease;
+        assert!(!look_for(8, &mut reach, &mut now), "and after a pause of this process");
+    }
+}

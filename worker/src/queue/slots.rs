@@ -1,0 +1,83 @@
+//! How many jobs this process runs at once, and how the lanes share that.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use countersign_shared::store::jobs::Lane;
+use tokio::sync::Notify;
+
+/// Lanes 1 and 2 keep one slot each, so that none starves; lane 2 takes at most a quarter.
+pub struct Slots {
+    total: usize,
+    running: Mutex<[usize; 3]>,
+    freed: Notify,
+}
+
+/// One slot in use; free again when dropped.
+pub(super) struct Slot {
+    slots: Arc<Slots>,
+    lane: Lane,
+}
+
+impl Slots {
+    /// `total` is at least 4, so that every lane gets one.
+    pub fn new(total: usize) -> Arc<Self> {
+        Arc::new(Self { total: total.max(4), running: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// How many jobs of `lane` may start now.
+    pub fn free_for(&self, lane: Lane) -> usize {
+        let running = *self.running();
+        let free = self.total - running.iter().sum::<usize>();
+        let kept_for = |other: Lane| usize::from(running[other as usize] == 0);
+        match lane {
+            Lane::Waiting => free.saturating_sub(kept_for(Lane::Orders) + kept_for(Lane::Housekeeping)),
+            Lane::Orders => free.saturating_sub(kept_for(Lane::Housekeeping)),
+            Lane::Housekeeping => {
+                let quarter = (self.total / 4).saturating_sub(running[lane as usize]);
+                free.saturating_sub(kept_for(Lane::Orders)).min(quarter)
+            }
+        }
+    }
+
+    pub(super) fn take(self: &Arc<Self>, lane: Lane) -> Slot {
+        self.running()[lane as usize] += 1;
+        Slot { slots: Arc::clone(self), lane }
+    }
+
+    /// Ends when a slot has become free since the last call.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    fn running(&self) -> MutexGuard<'_, [usize; 3]> {
+        // Three counters: no panic can leave them half-written.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.slots.running()[self.lane as usize] -= 1;
+        self.slots.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_lane_takes_the_last_slot_of_another() {
+        let slots = Slots::new(8);
+        let free = || Lane::ALL.map(|lane| slots.free_for(lane));
+        assert_eq!(free(), [6, 7, 2]);
+        let mut held: Vec<Slot> = (0..6).map(|_| slots.take(Lane::Waiting)).collect();
+        assert_eq!(free(), [0, 1, 1]);
+        held.push(slots.take(Lane::Orders));
+        assert_eq!(free(), [0, 0, 1]);
+        held.push(slots.take(Lane::Housekeeping));
+        assert_eq!(free(), [0, 0, 0]);
+        held.clear();
+        assert_eq!(free(), [6, 7, 2]);
+    }
+}

@@ -1,0 +1,121 @@
+//! Puts the worker together: claim loop, renewals, apalis worker, drain.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apalis::prelude::{Data, ParallelizeExt as _, WorkerBuilder};
+use countersign_shared::store::jobs::JobKind;
+use countersign_shared::store::{PgPool, notifications};
+use futures::FutureExt as _;
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::advance::Advance;
+use crate::jobs::sweep;
+use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
+use crate::settings::{Settings, Switch};
+use crate::steps::Tools;
+
+/// Runs jobs until `stop`, then lets the steps under way finish within `SHUTDOWN_GRACE` and gives the rest back.
+pub async fn run(settings: &Settings, pool: PgPool, tools: Tools, stop: CancellationToken) -> anyhow::Result<()> {
+    let worker = settings.name();
+    let abandon = CancellationToken::new();
+    let advance = Arc::new(Advance {
+        tools,
+        worker: worker.clone(),
+        max_attempts: settings.max_attempts,
+        lease_for: settings.lease_for,
+        stopping: stop.clone(),
+        abandon: abandon.clone(),
+    });
+    let leases = Leases::new(pool.clone(), settings.lease_for);
+    let (notify, notified) = broadcast::channel(64);
+    let (claimed, to_run) = mpsc::unbounded_channel();
+    let leaser = Leaser {
+        pool: pool.clone(),
+        worker: worker.clone(),
+        leases: Arc::clone(&leases),
+        slots: Slots::new(settings.worker_slots.into()),
+        notified,
+        claimed,
+    };
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(notifications::forward(pool, notifications::JOBS, notify, stop.clone()));
+    tasks.spawn(leaser.run(stop.clone()));
+    // Renewals go on while the last steps finish.
+    tasks.spawn(leases.renew(abandon.clone()));
+    tasks.spawn(abandon_after(settings.shutdown_grace, stop.clone(), abandon.clone()));
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "apalis awaits the task it spawns, and its panic is settled in run_job"
+    )]
+    let apalis_worker = WorkerBuilder::new(worker.as_str())
+        .backend(JobsBackend::new(to_run))
+        .data(advance)
+        .parallelize(tokio::spawn)
+        .build(run_job);
+    let stopped = async move {
+        stop.cancelled().await;
+        Ok::<(), std::io::Error>(())
+    };
+    apalis_worker.run_until(stopped).await?;
+    abandon.cancel();
+    tasks.join_all().await;
+    Ok(())
+}
+
+async fn abandon_after(grace: Duration, stop: CancellationToken, abandon: CancellationToken) {
+    stop.cancelled().await;
+    if abandon.run_until_cancelled(tokio::time::sleep(grace)).await.is_some() {
+        tracing::warn!("SHUTDOWN_GRACE is over: giving back the steps still under way");
+        abandon.cancel();
+    }
+}
+
+/// One claimed job, from its span to its outcome.
+async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infallible> {
+    let span = tracing::info_span!(
+        "job",
+        job.id = lease.job.fence.id,
+        job.attempt = lease.job.attempts,
+        order.id = tracing::field::Empty,
+        name = tracing::field::Empty,
+        request.id = lease.job.request_id,
+    );
+    async {
+        let run = async {
+            match lease.job.kind {
+                JobKind::PollChallenge { order_id } => advance.run(&lease, order_id).await,
+                JobKind::Sweep => sweep::run(&advance.tools.pool, &lease).await,
+            }
+        };
+        if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+            advance.settle_panic(&lease).await;
+        }
+    }
+    .instrument(span)
+    .await;
+    Ok(())
+}
+
+impl Tools {
+    /// The facades, set up from the settings. No network yet.
+    pub fn new(settings: &Settings, pool: PgPool) -> anyhow::Result<Self> {
+        Ok(Self {
+            acme: crate::acme::Acme::new(settings.acme.settings()?, pool.clone())?,
+            lookup: settings.dns.lookup()?,
+            keys: crate::keys::KeyMaker::new(),
+            poll_interval: settings.poll_interval,
+            poll_timeout: settings.poll_timeout,
+            confirm_grace: settings.confirm_grace,
+            check_again: settings.dns_authoritative_check == Switch::On,
+            pool,
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! The list of steps: one per state of an order, in the order of a life. Read this first.
+//!
+//! A step has one kind of outside effect and is safe to repeat: it looks first and acts if needed. It opens no
+//! transaction and stores nothing itself: it returns what happened, and `advance` commits that.
+
+mod authorize;
+mod clean_up;
+mod confirm;
+mod download;
+mod failure;
+mod finalize;
+mod place;
+mod prepare;
+mod present;
+mod respond;
+
+use std::time::Duration;
+
+use countersign_shared::dns::TxtLookup;
+use countersign_shared::model::order::{Order, OrderEvent, OrderState};
+use countersign_shared::model::problem::{OrderProblem, ProblemCode};
+use countersign_shared::store::PgPool;
+use time::OffsetDateTime;
+
+use crate::acme::Acme;
+use crate::keys::KeyMaker;
+use crate::queue::Lease;
+
+pub use failure::StepError;
+
+/// What the steps work with: facades, and the settings they obey.
+pub struct Tools {
+    pub pool: PgPool,
+    pub acme: Acme,
+    pub lookup: TxtLookup,
+    pub keys: KeyMaker,
+    pub poll_interval: Duration,
+    pub poll_timeout: Duration,
+    pub confirm_grace: Duration,
+    /// Whether a value that was seen is looked up once more before the CA is told.
+    pub check_again: bool,
+}
+
+/// One run of one step.
+pub struct Step<'a> {
+    pub tools: &'a Tools,
+    pub order: &'a Order,
+    pub lease: &'a Lease,
+    /// How often this step came back "too early" within this run.
+    pub round: u32,
+}
+
+pub enum StepOutcome {
+    /// The effect is done: record it and go on at once.
+    Advance(OrderEvent),
+    /// Nothing is wrong, it is only too early. Not an attempt; only the job row is written.
+    WaitUntil(OffsetDateTime, Option<serde_json::Value>),
+}
+
+type StepResult = Result<StepOutcome, StepError>;
+
+/// Runs the step of the order's state.
+pub async fn run(step: &Step<'_>) -> StepResult {
+    if let Some(elsewhere) = step.placed_elsewhere() {
+        return Ok(elsewhere);
+    }
+    match step.order.state {
+        OrderState::Accepted => place::run(step).await,
+        OrderState::Placed => present::run(step),
+        OrderState::Presented => confirm::run(step).await,
+        OrderState::Confirmed => respond::run(step).await,
+        OrderState::Responded => authorize::run(step).await,
+        OrderState::Authorized => prepare::run(step).await,
+        OrderState::Prepared => finalize::run(step).await,
+        OrderState::Finalizing => download::run(step).await,
+        OrderState::Issued | OrderState::Failed | OrderState::Cancelled => clean_up::run(step).await,
+    }
+}
+
+/// Whether the step of this state may call the CA, and so must respect a hold-back.
+pub fn calls_ca(state: OrderState) -> bool {
+    use OrderState as S;
+    matches!(state, S::Accepted | S::Confirmed | S::Responded | S::Prepared | S::Finalizing)
+}
+
+impl Step<'_> {
+    /// The database's time.
+    fn now(&self) -> OffsetDateTime {
+        self.lease.now()
+    }
+
+    fn problem(&self, code: ProblemCode) -> OrderProblem {
+        OrderProblem::new(code, &self.order.domain_name)
+    }
+
+    fn give_up(&self, problem: OrderProblem) -> StepOutcome {
+        StepOutcome::Advance(OrderEvent::GaveUp { at: self.now(), problem })
+    }
+
+    /// The CA's order. Every state past `accepted` has one; the schema says so too.
+    fn acme_url(&self) -> Result<&str, StepError> {
+        let placement = self.order.placement.as_ref();
+        placement
+            .map(|placement| placement.acme_url.as_str())
+            .ok_or_else(|| StepError::bug("an order without a CA order"))
+    }
+
+    /// The CA needs a moment: look again soon at first, later more rarely, as it asks or as patience goes.
+    fn soon(&self, retry_after: Option<Duration>) -> StepOutcome {
+        let patience = Duration::from_millis(100 << self.round.min(6));
+        StepOutcome::WaitUntil(self.now() + retry_after.unwrap_or(patience).min(Duration::from_secs(600)), None)
+    }
+
+    /// The CA has had an hour since the record was seen: it will not come.
+    fn ca_took_too_long(&self) -> Option<StepOutcome> {
+        let since = self.order.seen_at.or(self.order.placement.as_ref().map(|placement| placement.placed_at))?;
+        (self.now() - since > time::Duration::HOUR)
+            .then(|| self.give_up(self.problem(ProblemCode::CaRefused).because("it did not finish within an hour")))
+    }
+
+    /// An order belongs to the directory it was placed at; this worker can speak to its own only.
+    fn placed_elsewhere(&self) -> Option<StepOutcome> {
+        let placement = self.order.placement.as_ref()?;
+        if placement.directory == self.tools.acme.directory() {
+            return None;
+        }
+        if self.order.state.is_open() {
+            return Some(self.give_up(self.problem(ProblemCode::DirectoryChanged)));
+        }
+        let finding = format!("not cleaned up at {}, which this worker does not speak to", placement.directory);
+        Some(StepOutcome::Advance(OrderEvent::CleanedUp { at: self.now(), finding: Some(finding) }))
+    }
+}

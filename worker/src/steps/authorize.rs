@@ -1,0 +1,41 @@
+//! `responded` → `authorized`: reads the CA's order until it is `ready` (RFC 8555 section 7.1.6).
+
+use countersign_shared::model::order::OrderEvent;
+
+use super::{Step, StepOutcome, StepResult};
+use crate::acme::{AuthorizationStatus, OrderStatus};
+
+pub(super) async fn run(step: &Step<'_>) -> StepResult {
+    let order = match step.tools.acme.order(step.acme_url()?).await {
+        Ok(order) => order,
+        Err(error) => return step.ca_failed(&error),
+    };
+    match order.status {
+        OrderStatus::Ready | OrderStatus::Processing | OrderStatus::Valid => {
+            Ok(StepOutcome::Advance(OrderEvent::Authorized { at: step.now() }))
+        }
+        OrderStatus::Pending | OrderStatus::Invalid => why_not_ready(step, order.status, order.retry_after).await,
+    }
+}
+
+/// The order says that it is not ready; its authorizations say why, and when to ask again.
+async fn why_not_ready(
+    step: &Step<'_>,
+    status: OrderStatus,
+    mut retry_after: Option<std::time::Duration>,
+) -> StepResult {
+    for authorization in step.order.authorizations.iter() {
+        match step.tools.acme.authorization(&authorization.url).await {
+            Ok(view) => match view.status {
+                AuthorizationStatus::Valid => {}
+                AuthorizationStatus::Pending => retry_after = view.retry_after.or(retry_after),
+                _ => return Ok(step.authorization_failed(view.dns01.and_then(|dns01| dns01.problem).as_ref())),
+            },
+            Err(error) => return step.ca_failed(&error),
+        }
+    }
+    if status == OrderStatus::Invalid {
+        return Ok(step.end(countersign_shared::model::problem::ProblemCode::CaOrderLost, None));
+    }
+    Ok(step.ca_took_too_long().unwrap_or_else(|| step.soon(retry_after)))
+}

@@ -1,0 +1,31 @@
+//! After the end: where the domain was deleted or the order cancelled, its authorizations are deactivated at the CA
+//! (RFC 8555 section 7.5.2), so that nobody can profit from the proof. It never holds back a certificate.
+
+use countersign_shared::model::order::{OrderEvent, OrderState};
+use countersign_shared::telemetry::chain;
+
+use super::{Step, StepError, StepOutcome, StepResult};
+use crate::acme::ErrorClass;
+
+/// Counted failures after which clean-up ends with a finding.
+const TRIES: i32 = 5;
+
+pub(super) async fn run(step: &Step<'_>) -> StepResult {
+    let mut finding = None;
+    if step.order.domain_is_deleted || step.order.state == OrderState::Cancelled {
+        for authorization in &step.order.authorizations {
+            if let Err(error) = step.tools.acme.deactivate_authorization(&authorization.url).await {
+                if matches!(error.class, ErrorClass::RetryLater | ErrorClass::RateLimited) {
+                    return step.ca_failed(&error);
+                }
+                let detail = "an authorization could not be deactivated at the CA";
+                if step.lease.job.attempts + 1 < TRIES {
+                    return Err(StepError::counted(detail, &error));
+                }
+                tracing::warn!(error = chain(&error), detail);
+                finding = Some(format!("{detail}: {}", chain(&error)));
+            }
+        }
+    }
+    Ok(StepOutcome::Advance(OrderEvent::CleanedUp { at: step.now(), finding }))
+}

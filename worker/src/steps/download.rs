@@ -1,0 +1,30 @@
+//! `finalizing` → `issued`: fetches the chain and checks it against the stored key and the names (RFC 8555 section 7.4.2).
+
+use countersign_shared::model::order::OrderEvent;
+use countersign_shared::model::problem::ProblemCode;
+use countersign_shared::store::{StoreError, certificates};
+use countersign_shared::telemetry::chain;
+
+use super::{Step, StepError, StepOutcome, StepResult};
+use crate::keys;
+
+pub(super) async fn run(step: &Step<'_>) -> StepResult {
+    let chain_pem = match step.tools.acme.download(step.acme_url()?).await {
+        Ok(Some(chain_pem)) => chain_pem,
+        Ok(None) => return Ok(step.ca_took_too_long().unwrap_or_else(|| step.soon(None))),
+        Err(error) => return step.ca_failed(&error),
+    };
+    let mut conn = step.tools.pool.acquire().await.map_err(StoreError::from)?;
+    let key = certificates::key(&mut conn, step.order.certificate_id).await?;
+    drop(conn);
+    let key = key.ok_or_else(|| StepError::bug("a finalized order without a key"))?;
+    match keys::check_chain(&chain_pem, &key.private_key_pem, &step.order.names()) {
+        Ok(certificate) => {
+            Ok(StepOutcome::Advance(OrderEvent::Issued { at: step.now(), certificate: Box::new(certificate) }))
+        }
+        Err(error) => {
+            tracing::error!(error = chain(&error), "the CA delivered a chain that does not fit");
+            Ok(step.end(ProblemCode::ChainRefused, None))
+        }
+    }
+}

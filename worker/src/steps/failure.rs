@@ -1,0 +1,108 @@
+//! Errors of steps, each carrying its own decision.
+
+use std::time::Duration;
+
+use countersign_shared::model::problem::ProblemCode;
+use countersign_shared::store::StoreError;
+use countersign_shared::telemetry::chain;
+
+use super::{Step, StepOutcome};
+use crate::acme::{AcmeError, ErrorClass, Problem, class_of_authorization_problem};
+
+/// How long the CA is left alone when it limits our rate without saying for how long.
+const HOLD_BACK: Duration = Duration::from_secs(60);
+/// A CA that names a longer time is asked again after this one.
+const LONGEST_HOLD_BACK: Duration = Duration::from_secs(24 * 3600);
+
+/// Why a step could not be done now.
+pub enum StepError {
+    /// Try again: after `after`, or as the backoff says. `counted` unless the fault is not the order's.
+    Retry {
+        after: Option<Duration>,
+        counted: bool,
+        /// In our words: a waiting caller reads it.
+        detail: String,
+        /// The error's own words, for the log.
+        cause: String,
+    },
+    /// The CA limits the account's rate: nobody calls it for that long.
+    HoldBack { hold_for: Duration, because: String },
+}
+
+impl StepError {
+    /// Something that the schema or the code rules out.
+    pub(super) fn bug(what: &str) -> Self {
+        let detail = "an internal error; the service's operator must act".to_owned();
+        Self::Retry { after: None, counted: true, detail, cause: what.to_owned() }
+    }
+
+    pub(crate) fn panicked() -> Self {
+        Self::bug("a panic")
+    }
+
+    pub(crate) fn counted(detail: &str, cause: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Retry { after: None, counted: true, detail: detail.to_owned(), cause: chain(cause) }
+    }
+}
+
+impl From<StoreError> for StepError {
+    fn from(error: StoreError) -> Self {
+        let counted = !error.is_outage();
+        Self::Retry { after: None, counted, detail: "the database failed".to_owned(), cause: chain(&error) }
+    }
+}
+
+impl Step<'_> {
+    /// What a refusal or failure of the CA means for this order. With the TXT record written by hand a dead CA order is
+    /// the end: a new one has a new TXT value that nobody was told.
+    pub(super) fn ca_failed(&self, error: &AcmeError) -> Result<StepOutcome, StepError> {
+        let cause = chain(error);
+        let retry = |after: Option<Duration>, counted: bool, detail: &str| {
+            Err(StepError::Retry { after, counted, detail: detail.to_owned(), cause: cause.clone() })
+        };
+        match error.class {
+            ErrorClass::RetryLater => retry(error.retry_after, false, "the certificate authority cannot be reached"),
+            ErrorClass::LookAgain => {
+                retry(Some(Duration::from_secs(1)), true, "the certificate authority is not ready")
+            }
+            ErrorClass::RateLimited => {
+                let hold_for = error.retry_after.unwrap_or(HOLD_BACK).min(LONGEST_HOLD_BACK);
+                Err(StepError::HoldBack { hold_for, because: cause })
+            }
+            ErrorClass::NewOrderNeeded => Ok(self.end(ProblemCode::CaOrderLost, error.problem.as_ref())),
+            ErrorClass::FatalForOrder => Ok(self.end(refusal_code(error.problem.as_ref()), error.problem.as_ref())),
+            ErrorClass::FatalForAccount => {
+                tracing::error!(cause, "the CA does not accept our account: check ACME_DIRECTORY and the account");
+                if self.order.placement.is_none() {
+                    return Ok(self.end(ProblemCode::CaAccount, error.problem.as_ref()));
+                }
+                // An operator can mend the account; the order is still good then.
+                retry(Some(Duration::from_secs(300)), false, "the certificate authority does not accept our account")
+            }
+        }
+    }
+
+    /// The CA looked at the record and found the authorization `invalid`.
+    pub(super) fn authorization_failed(&self, problem: Option<&Problem>) -> StepOutcome {
+        let code = match problem {
+            Some(problem) if class_of_authorization_problem(&problem.problem_type) == ErrorClass::FatalForOrder => {
+                refusal_code(Some(problem))
+            }
+            _ => ProblemCode::ChallengeRefused,
+        };
+        self.end(code, problem)
+    }
+
+    pub(super) fn end(&self, code: ProblemCode, problem: Option<&Problem>) -> StepOutcome {
+        let acme = problem.and_then(|problem| serde_json::to_value(problem).ok());
+        self.give_up(self.problem(code).with_acme(acme))
+    }
+}
+
+fn refusal_code(problem: Option<&Problem>) -> ProblemCode {
+    match problem.map(Problem::name) {
+        Some("rejectedIdentifier" | "unsupportedIdentifier") => ProblemCode::NameRefused,
+        Some("caa") => ProblemCode::CaaForbids,
+        _ => ProblemCode::CaRefused,
+    }
+}

@@ -1,0 +1,113 @@
+//! `accepted` → `placed`: newOrder at the CA (RFC 8555 section 7.4).
+//!
+//! All domains share one CA account, so neither a valid authorization nor a ready order proves anything about *this*
+//! domain: it counts only if this domain row itself passed dns-01 since it was registered. Anything else is deactivated
+//! and ordered again.
+
+use std::time::Duration;
+
+use countersign_shared::model::order::{Authorization, OrderEvent, Placement};
+use countersign_shared::model::problem::ProblemCode;
+use countersign_shared::store::{StoreError, orders};
+
+use super::{Step, StepError, StepOutcome, StepResult};
+use crate::acme::{AuthorizationStatus, AuthorizationView, OrderStatus, PlacedOrder};
+
+/// A CA that keeps handing out what was just deactivated is asked this often in one run.
+const ROUNDS: usize = 3;
+
+pub(super) async fn run(step: &Step<'_>) -> StepResult {
+    if step.order.place_by.is_some_and(|place_by| step.now() >= place_by) {
+        let problem = step.problem(ProblemCode::NotPlacedInTime);
+        return Ok(StepOutcome::Advance(OrderEvent::Cancelled { at: step.now(), problem }));
+    }
+    for _ in 0..ROUNDS {
+        let placed = match step.tools.acme.place(&step.order.names()).await {
+            Ok(placed) => placed,
+            Err(error) => return step.ca_failed(&error),
+        };
+        match judge(step, &placed).await? {
+            Verdict::Ours(authorizations) => return Ok(record(step, placed, authorizations)),
+            Verdict::HeldByOpenOrder => {
+                return Ok(StepOutcome::WaitUntil(step.now() + Duration::from_secs(2), None));
+            }
+            Verdict::NotOurs => {
+                for authorization in &placed.authorizations {
+                    if let Err(error) = step.tools.acme.deactivate_authorization(&authorization.url).await {
+                        return step.ca_failed(&error);
+                    }
+                }
+            }
+        }
+    }
+    let detail = "the certificate authority keeps re-using an order of somebody else".to_owned();
+    Err(StepError::Retry { after: None, counted: true, cause: detail.clone(), detail })
+}
+
+enum Verdict {
+    /// May be used, with what is proved already.
+    Ours(Vec<Authorization>),
+    /// The CA gave us the order that another open order of ours holds.
+    HeldByOpenOrder,
+    /// Proof or order of somebody else: deactivate and order again.
+    NotOurs,
+}
+
+async fn judge(step: &Step<'_>, placed: &PlacedOrder) -> Result<Verdict, StepError> {
+    let order = step.order;
+    let mut conn = step.tools.pool.acquire().await.map_err(StoreError::from)?;
+    if let Some(holder) = orders::holder(&mut conn, &placed.url, order.id).await? {
+        if holder.is_open {
+            return Ok(Verdict::HeldByOpenOrder);
+        }
+        if holder.domain_id != order.domain_id || holder.has_csr {
+            return Ok(Verdict::NotOurs);
+        }
+    }
+    if !matches!(placed.status, OrderStatus::Pending | OrderStatus::Ready) {
+        return Ok(Verdict::NotOurs);
+    }
+    let mut authorizations = Vec::new();
+    for view in &placed.authorizations {
+        let is_proved = match view.status {
+            AuthorizationStatus::Pending => false,
+            AuthorizationStatus::Valid => orders::domain_proved(&mut conn, order.domain_id, &view.identifier).await?,
+            _ => return Ok(Verdict::NotOurs),
+        };
+        if view.status == AuthorizationStatus::Valid && !is_proved {
+            tracing::info!("the CA re-used an authorization that this domain did not earn: deactivating it");
+            return Ok(Verdict::NotOurs);
+        }
+        match authorization(step, view, is_proved) {
+            Some(authorization) => authorizations.push(authorization),
+            None => return Err(StepError::bug("the CA offers no dns-01 challenge")),
+        }
+    }
+    Ok(Verdict::Ours(authorizations))
+}
+
+fn authorization(step: &Step<'_>, view: &AuthorizationView, is_proved: bool) -> Option<Authorization> {
+    let dns01 = view.dns01.as_ref()?;
+    Some(Authorization {
+        identifier: view.identifier.clone(),
+        wildcard: view.wildcard,
+        url: view.url.clone(),
+        challenge_url: dns01.url.clone(),
+        token: dns01.token.clone(),
+        txt_value: dns01.txt_value.clone(),
+        proved_at: is_proved.then(|| step.now()),
+    })
+}
+
+fn record(step: &Step<'_>, placed: PlacedOrder, authorizations: Vec<Authorization>) -> StepOutcome {
+    let placed_at = step.now();
+    StepOutcome::Advance(OrderEvent::Placed {
+        placement: Placement {
+            directory: step.tools.acme.directory().to_owned(),
+            acme_url: placed.url,
+            placed_at,
+            deadline_at: placed_at + step.tools.poll_timeout,
+        },
+        authorizations,
+    })
+}
