@@ -1,0 +1,37 @@
+# The front door. Settings on the command line reach the binaries: make demo POLL_INTERVAL=2s
+
+CARGO ?= cargo
+# Without --package, so that cargo unites the same features as for the whole workspace and compiles no dependency twice.
+STACK = $(CARGO) run --locked --quiet --bin countersign-stack --
+
+.PHONY: help prepare build demo test up down check sql-metadata
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+prepare: ## Install what building and testing need (asks first; YES=1 does not ask)
+	@sh tests/prepare
+
+build: prepare
+	$(CARGO) build --locked --workspace --bins
+
+demo: build ## Bring one domain to its certificate, on servers of its own, and show every step
+	@$(STACK) demo
+
+test: build ## Run all tests; they need Postgres and Pebble, nothing else
+	$(CARGO) test --locked --workspace
+
+up: build ## Start everything in the background, or what has died of it (API_REPLICAS=2 WORKERS=2 FRESH=1)
+	@$(STACK) up
+
+down: ## Stop what `make up` started
+	@$(STACK) down
+
+check: prepare ## Formatting, lints, documentation, SQL metadata
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	$(STACK) sql-metadata --check
+
+sql-metadata: prepare ## Rewrite .sqlx after a change of a query or a migration
+	$(STACK) sql-metadata

@@ -1,0 +1,196 @@
+//! Pebble, the CA: its own HTTPS certificate, its start, and what it says about the objects it made.
+//!
+//! Pebble keeps accounts, orders and its issuing root in memory: after a restart it is another CA behind the same URL.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use reqwest::Client;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use x509_parser::pem::parse_x509_pem;
+
+use super::environment::Settings;
+use super::processes::{Launch, Processes};
+use super::{local_http, ports, ready};
+
+pub(crate) const NAME: &str = "pebble";
+
+/// Where a Pebble is and how it runs; it survives the process that started it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pebble {
+    folder: PathBuf,
+    port: u16,
+    management_port: u16,
+    challenge_ports: [u16; 2],
+    pub settings: Settings,
+}
+
+impl Pebble {
+    /// Its certificates and configuration go to `folder`.
+    pub fn new(folder: &Path, settings: Settings) -> Result<Self> {
+        let challenge_ports = [ports::free()?, ports::free()?];
+        Ok(Self {
+            folder: folder.to_owned(),
+            port: ports::free()?,
+            management_port: ports::free()?,
+            challenge_ports,
+            settings,
+        })
+    }
+
+    pub fn directory(&self) -> String {
+        format!("https://127.0.0.1:{}/dir", self.port)
+    }
+
+    /// The root of the directory's HTTPS certificate (PEM).
+    pub fn https_root_file(&self) -> PathBuf {
+        self.folder.join("https-root.pem")
+    }
+
+    /// The root that issued certificates chain to (PEM).
+    pub fn issued_root_file(&self) -> PathBuf {
+        self.folder.join("issued-root.pem")
+    }
+
+    /// Starts it, waits until the directory answers, and stores its issuing root.
+    pub async fn start(&self, dns_server: &str, processes: &Processes) -> Result<()> {
+        let config = self.write_config()?;
+        let mut launch = Launch::new(NAME, NAME).args(["-strict", "-dnsserver", dns_server, "-config"]).args([config]);
+        launch.env = vec![("PEBBLE_VA_NOSLEEP".to_owned(), "1".to_owned())];
+        launch.env.extend(self.settings.clone());
+        processes.start(&launch)?;
+        let client = self.client()?;
+        ready(processes, NAME, async || local_http::answers(&client, &self.directory()).await).await?;
+        let root = client.get(self.management_url("roots/0")).send().await?.error_for_status()?.bytes().await?;
+        fs::write(self.issued_root_file(), root)?;
+        Ok(())
+    }
+
+    fn client(&self) -> Result<Client> {
+        local_http::client(Some(&fs::read(self.https_root_file())?))
+    }
+
+    fn management_url(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}/{path}", self.management_port)
+    }
+
+    fn write_config(&self) -> Result<PathBuf> {
+        fs::create_dir_all(&self.folder)?;
+        let [certificate, key, config] =
+            ["https.pem", "https-key.pem", "pebble.json"].map(|file| self.folder.join(file));
+        if !certificate.exists() {
+            let (root, leaf, leaf_key) = https_certificate().context("making the CA's HTTPS certificate")?;
+            fs::write(self.https_root_file(), root)?;
+            fs::write(&key, leaf_key)?;
+            fs::write(&certificate, leaf)?;
+        }
+        let [http_port, tls_port] = self.challenge_ports;
+        let content = json!({"pebble": {
+            "listenAddress": format!("127.0.0.1:{}", self.port),
+            "managementListenAddress": format!("127.0.0.1:{}", self.management_port),
+            "certificate": certificate,
+            "privateKey": key,
+            "httpPort": http_port,
+            "tlsPort": tls_port,
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": false,
+        }});
+        fs::write(&config, format!("{content:#}\n"))?;
+        Ok(config)
+    }
+}
+
+/// What the CA did since it was last started.
+pub struct Ca {
+    pebble: Pebble,
+    log: PathBuf,
+    http: Client,
+}
+
+impl Ca {
+    pub(super) fn new(pebble: &Pebble, processes: &Processes) -> Result<Self> {
+        Ok(Self { pebble: pebble.clone(), log: processes.log_file(NAME), http: pebble.client()? })
+    }
+
+    pub fn directory(&self) -> String {
+        self.pebble.directory()
+    }
+
+    pub fn https_root_file(&self) -> PathBuf {
+        self.pebble.https_root_file()
+    }
+
+    pub fn issued_root_file(&self) -> PathBuf {
+        self.pebble.issued_root_file()
+    }
+
+    /// Accounts made; asking for an existing one again does not count.
+    pub fn accounts(&self) -> Result<usize> {
+        self.highest("accounts in memory")
+    }
+
+    pub fn orders_placed(&self) -> Result<usize> {
+        self.highest("orders in the db")
+    }
+
+    pub fn authorizations(&self) -> Result<usize> {
+        self.highest("authorizations in the db")
+    }
+
+    pub fn certificates_issued(&self) -> Result<usize> {
+        Ok(self.serials()?.len())
+    }
+
+    /// Certificates whose subject alternative names include `name`, downloaded or not.
+    pub async fn certificates_issued_for(&self, name: &str) -> Result<usize> {
+        let mut count = 0;
+        for serial in self.serials()? {
+            let url = self.pebble.management_url(&format!("cert-status-by-serial/{serial}"));
+            let status: Value = self.http.get(url).send().await?.error_for_status()?.json().await?;
+            let pem =
+                status["Certificate"].as_str().context("Pebble shows no certificate for a serial number it issued")?;
+            let (_, pem) = parse_x509_pem(pem.as_bytes())?;
+            let names = crate::certificate::names(&pem.parse_x509()?);
+            count += usize::from(names.iter().any(|issued| issued == name));
+        }
+        Ok(count)
+    }
+
+    fn serials(&self) -> Result<Vec<String>> {
+        let log = self.log()?;
+        let lines =
+            log.lines().filter_map(|line| line.split_once("Issued certificate serial ")?.1.split_whitespace().next());
+        Ok(lines.map(ToOwned::to_owned).collect())
+    }
+
+    /// The n of the last "There are now n …" that Pebble logged.
+    fn highest(&self, what: &str) -> Result<usize> {
+        let log = self.log()?;
+        let count = |line: &str| line.split_once("There are now ")?.1.strip_suffix(what)?.trim().parse().ok();
+        Ok(log.lines().filter_map(count).max().unwrap_or(0))
+    }
+
+    /// The log since the last start.
+    fn log(&self) -> Result<String> {
+        let log = fs::read_to_string(&self.log)?;
+        let start = log.rfind("Starting Pebble").unwrap_or(0);
+        Ok(log[start..].to_owned())
+    }
+}
+
+/// A root, and a certificate with key for the directory's own HTTPS, as PEM.
+fn https_certificate() -> Result<(String, String, String)> {
+    let root_key = KeyPair::generate()?;
+    let mut root = CertificateParams::default();
+    root.distinguished_name.push(DnType::CommonName, "Countersign test stack");
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root_pem = root.self_signed(&root_key)?.pem();
+    let key = KeyPair::generate()?;
+    let mut leaf = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    leaf.distinguished_name.push(DnType::CommonName, "localhost");
+    let leaf = leaf.signed_by(&key, &Issuer::from_params(&root, &root_key))?;
+    Ok((root_pem, leaf.pem(), key.serialize_pem()))
+}

@@ -1,0 +1,33 @@
+//! The only place that sleeps: polling for a condition until a deadline.
+
+use std::time::{Duration, Instant};
+
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Asks every 50 ms until the answer is `Some`, at least once; `None` when the time is over.
+pub async fn poll<T>(within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(answer) = ask().await {
+            return Some(answer);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// The same for `Drop`, which cannot wait asynchronously.
+pub fn poll_blocking(within: Duration, mut ask: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + within;
+    loop {
+        if ask() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(INTERVAL / 5);
+    }
+}

@@ -1,0 +1,171 @@
+//! `make up` and `make down`: a stack that outlives the command, in `target/stack/`.
+//!
+//! What it consists of is written to `state.json`, so that calling `up` again starts what has died, on the same ports.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::checkout;
+use crate::stack::environment::{self, Settings};
+use crate::stack::plan::{Plan, Role};
+use crate::stack::processes::{Lifetime, Processes, Signal};
+use crate::stack::{dns, folder, pebble, postgres};
+
+/// What our binaries do by default; given to them in any case, so that `env` says what holds.
+const DEFAULTS: [(&str, &str); 2] = [("POLL_INTERVAL", "10s"), ("POLL_TIMEOUT", "5m")];
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    plan: Plan,
+    /// Outside of the checkout, where Postgres' user can go.
+    data_folder: PathBuf,
+}
+
+/// Starts what is not running, and waits until it serves.
+pub async fn up(apis: usize, workers: usize, fresh: bool) -> Result<()> {
+    let folder = folder()?;
+    let _only_one = lock(&folder)?;
+    if fresh {
+        stop(&folder).await?;
+        remove(&folder)?;
+    }
+    let processes = Processes::new(&folder, Lifetime::Detached)?;
+    let mut state = match read(&folder)? {
+        Some(state) if state.data_folder.is_dir() => state,
+        lost => {
+            if lost.is_some() {
+                println!("The database's folder is gone: starting from nothing.");
+            }
+            stop(&folder).await?;
+            let data_folder = folder::temporary()?;
+            let mut plan = Plan::new(&folder, &data_folder, true, Settings::new())?;
+            plan.settings = DEFAULTS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            State { plan, data_folder }
+        }
+    };
+    state.plan.settings.extend(environment::our_settings());
+    state.plan.pebble.settings.extend(environment::pebble_settings());
+    state.plan.grow(Role::Api, apis)?;
+    state.plan.grow(Role::Worker, workers)?;
+    fs::write(state_file(&folder), serde_json::to_vec_pretty(&state)?)?;
+
+    let started = state.plan.start_missing(&processes, &[]).await;
+    let started =
+        started.with_context(|| format!("the stack is incomplete; logs are in {}", folder.join("logs").display()))?;
+    let env_file = folder.join("env");
+    fs::write(&env_file, assignments(&state.plan))?;
+    match started.as_slice() {
+        [] => println!("Everything is running already."),
+        names => println!("Started {}.", names.join(", ")),
+    }
+    println!("The API is at {}", state.plan.api_urls().join(" and "));
+    println!("Settings: {}   Logs: {}", env_file.display(), folder.join("logs").display());
+    Ok(())
+}
+
+/// Stops everything; the database is kept for the next `up`.
+pub async fn down() -> Result<()> {
+    let folder = folder()?;
+    let _only_one = lock(&folder)?;
+    let stopped = stop(&folder).await?;
+    println!(
+        "{}",
+        if stopped.is_empty() { "Nothing is running.".to_owned() } else { format!("Stopped {}.", stopped.join(", ")) }
+    );
+    Ok(())
+}
+
+async fn stop(folder: &Path) -> Result<Vec<String>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let processes = Processes::new(folder, Lifetime::Detached)?;
+    // Ours first, while what they need still serves, so that they can release their work.
+    let ours = |name: &String| ![postgres::NAME, dns::NAME, pebble::NAME].contains(&name.as_str());
+    let (ours, surroundings): (Vec<_>, Vec<_>) = processes.names().into_iter().partition(ours);
+    let mut stopped = Vec::new();
+    for (names, patience) in [(ours, Duration::from_secs(20)), (surroundings, Duration::from_secs(10))] {
+        for name in &names {
+            // A paused process would not see the other signal.
+            let _ = processes.signal(name, Signal::CONT);
+            let fast_for_postgres = if name == postgres::NAME { Signal::INT } else { Signal::TERM };
+            if processes.signal(name, fast_for_postgres).is_ok() {
+                stopped.push(name.clone());
+            }
+        }
+        for name in &names {
+            if processes.ended(name, patience).await.is_err() {
+                println!("{name} does not stop by itself and is killed.");
+                processes.kill(name);
+            }
+        }
+    }
+    processes.kill_marked().await;
+    let _ = fs::remove_file(folder.join("env"));
+    Ok(stopped)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    if let Ok(Some(state)) = read(folder)
+        && state.data_folder.exists()
+    {
+        fs::remove_dir_all(&state.data_folder).with_context(|| format!("removing {}", state.data_folder.display()))?;
+    }
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// Shell assignments that tell a script how to reach everything.
+fn assignments(plan: &Plan) -> String {
+    let urls = plan.api_urls();
+    let mut variables = vec![
+        ("API_URL", urls.first().cloned().unwrap_or_default()),
+        ("API_URLS", urls.join(" ")),
+        ("DATABASE_URL", plan.database_url()),
+        ("ACME_DIRECTORY", plan.pebble.directory()),
+        ("ACME_CA_FILE", plan.pebble.https_root_file().display().to_string()),
+        ("ACME_ROOT_FILE", plan.pebble.issued_root_file().display().to_string()),
+        ("DNS_SERVER", plan.dns.address()),
+        ("DNS_MANAGEMENT_URL", plan.dns.management_url()),
+    ];
+    for name in ["POLL_INTERVAL", "POLL_TIMEOUT", "AUTH_TOKEN"] {
+        variables.extend(plan.settings.get(name).map(|value| (name, value.clone())));
+    }
+    variables.into_iter().fold(String::new(), |mut text, (name, value)| {
+        let _ = writeln!(text, "{name}='{}'", value.replace('\'', r"'\''"));
+        text
+    })
+}
+
+fn folder() -> Result<PathBuf> {
+    Ok(checkout::root()?.join("target/stack"))
+}
+
+fn state_file(folder: &Path) -> PathBuf {
+    folder.join("state.json")
+}
+
+fn read(folder: &Path) -> Result<Option<State>> {
+    let file = state_file(folder);
+    if !file.exists() {
+        return Ok(None);
+    }
+    let state = serde_json::from_slice(&fs::read(&file)?);
+    state.map(Some).with_context(|| format!("reading {}; `make up FRESH=1` starts from nothing", file.display()))
+}
+
+/// Two commands at once would start everything twice.
+fn lock(folder: &Path) -> Result<fs::File> {
+    let target = folder.parent().context("the stack's folder has a parent")?;
+    fs::create_dir_all(target)?;
+    let file = fs::File::create(target.join("stack.lock"))?;
+    file.lock()?;
+    Ok(file)
+}

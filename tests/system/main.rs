@@ -1,0 +1,1 @@
+//! The system tests: our real binaries with Postgres, Pebble and DNS, a module per topic.
