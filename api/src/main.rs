@@ -37,8 +37,6 @@ async fn main() -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(process::stop_on_signal(stop.clone()).context("cannot register signal handlers")?);
-    process::await_schema(&pool, &stop).await?;
-
     let (orders_moved, _) = broadcast::channel(1024);
     tasks.spawn(notifications::forward(pool.clone(), notifications::ORDERS, orders_moved.clone(), stop.clone()));
     let admin = ops::serve(admin_listener, ops::router(pool.clone()), stop.clone());
@@ -47,6 +45,8 @@ async fn main() -> anyhow::Result<()> {
             tracing::error!(%error, "the operators' listener ended");
         }
     });
+
+    process::await_schema(&pool, &stop).await?;
 
     let app = Arc::new(App {
         lookup: settings.dns.lookup()?,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use countersign_shared::config::{DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret};
+use countersign_shared::config::{DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, bounded_duration};
 
 /// The HTTP API of Countersign: registers domains, verifies them, and orders certificates that workers issue.
 #[derive(Parser)]
@@ -27,7 +27,7 @@ pub(crate) struct Settings {
     pub(crate) auth_token_file: Option<PathBuf>,
 
     /// How long issue-certificate waits for a worker to place the order
-    #[arg(long, env = "PLACE_WAIT", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "PLACE_WAIT", default_value = "10s", value_parser = parse_place_wait)]
     pub(crate) place_wait: Duration,
 
     /// Accept names such as shop.test or api.internal, for private CAs
@@ -46,4 +46,9 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// An answer comes within 30 s, whatever is waited for.
+fn parse_place_wait(text: &str) -> Result<Duration, String> {
+    bounded_duration(text, Duration::from_millis(100), Duration::from_secs(25))
 }

@@ -80,6 +80,15 @@ pub fn secret(
     Ok(Some(secret).filter(|secret| !secret.0.is_empty()))
 }
 
+/// Parses a length of time such as `10s`, `5m` or `200ms`, within bounds.
+pub fn bounded_duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let length = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (least..=most).contains(&length) {
+        return Ok(length);
+    }
+    Err(format!("must be between {} and {}", humantime::format_duration(least), humantime::format_duration(most)))
+}
+
 /// Where the database is.
 #[derive(Args)]
 #[command(next_help_heading = "Database")]

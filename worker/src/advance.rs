@@ -76,10 +76,8 @@ impl Advance {
         };
         let span = tracing::Span::current();
         span.record("order.id", order.public_id.as_str()).record("name", order.domain_name.as_str());
-        let mut round = 0;
         loop {
-            let state = order.state;
-            match self.step(lease, &order, round).await {
+            match self.step(lease, &order).await {
                 Ok(StepOutcome::Advance(event)) => match self.commit(lease, &order, &event).await {
                     Ok(Committed::Stored(after)) if after.cleaned_up_at.is_some() => return None,
                     Ok(Committed::Stored(after)) => order = *after,
@@ -109,21 +107,20 @@ impl Advance {
                 }
                 Err(error) => return self.settle_failure(lease, &order, error).await,
             }
-            round = if order.state == state { round + 1 } else { 0 };
             if self.stopping.is_cancelled() {
                 return Some(Outcome::Release);
             }
         }
     }
 
-    async fn step(&self, lease: &Lease, order: &Order, round: u32) -> Result<StepOutcome, StepError> {
-        if steps::calls_ca(order.state) {
+    async fn step(&self, lease: &Lease, order: &Order) -> Result<StepOutcome, StepError> {
+        if steps::calls_ca(order) {
             let mut conn = self.tools.pool.acquire().await.map_err(StoreError::from)?;
             if let Some(until) = acme_accounts::held_until(&mut conn, self.tools.acme.directory()).await? {
                 return Ok(self.held_back(lease, order, until));
             }
         }
-        let step = Step { tools: &self.tools, order, lease, round };
+        let step = Step { tools: &self.tools, order, lease };
         steps::run(&step).await
     }
 

@@ -2,9 +2,11 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use apalis::prelude::{Data, ParallelizeExt as _, WorkerBuilder};
 use countersign_shared::store::jobs::JobKind;
 use countersign_shared::store::{PgPool, notifications};
@@ -60,11 +62,28 @@ pub async fn run(settings: &Settings, pool: PgPool, tools: Tools, stop: Cancella
         .data(advance)
         .parallelize(tokio::spawn)
         .build(run_job);
-    let stopped = async move {
-        stop.cancelled().await;
-        Ok::<(), std::io::Error>(())
+    let stopped = {
+        let stop = stop.clone();
+        async move {
+            stop.cancelled().await;
+            Ok::<(), std::io::Error>(())
+        }
     };
-    apalis_worker.run_until(stopped).await?;
+    let mut drained = pin!(apalis_worker.run_until(stopped));
+    loop {
+        tokio::select! {
+            ended = &mut drained => {
+                ended?;
+                break;
+            }
+            // A worker that no longer claims or renews must not look alive.
+            Some(task) = tasks.join_next(), if !stop.is_cancelled() => {
+                if !stop.is_cancelled() {
+                    bail!("a task of the worker ended by itself: {task:?}");
+                }
+            }
+        }
+    }
     abandon.cancel();
     tasks.join_all().await;
     Ok(())

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
-use countersign_shared::config::{ConfigError, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, secret};
+use countersign_shared::config::{
+    ConfigError, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, bounded_duration, secret,
+};
 use url::Url;
 
 use crate::acme;
@@ -149,21 +151,13 @@ impl Settings {
 }
 
 fn parse_lease(text: &str) -> Result<Duration, String> {
-    bounded(text, Duration::from_secs(2), Duration::from_secs(3600))
+    bounded_duration(text, Duration::from_secs(2), Duration::from_secs(3600))
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
-    bounded(text, Duration::from_millis(100), Duration::from_secs(3600))
+    bounded_duration(text, Duration::from_millis(100), Duration::from_secs(3600))
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    bounded(text, Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600))
-}
-
-fn bounded(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let length = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if (least..=most).contains(&length) {
-        return Ok(length);
-    }
-    Err(format!("must be between {} and {}", humantime::format_duration(least), humantime::format_duration(most)))
+    bounded_duration(text, Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600))
 }

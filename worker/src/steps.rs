@@ -28,6 +28,9 @@ use crate::queue::Lease;
 
 pub use failure::StepError;
 
+/// From the sight of the record to the certificate.
+const CA_MAY_TAKE: Duration = Duration::from_secs(3600);
+
 /// What the steps work with: facades, and the settings they obey.
 pub struct Tools {
     pub pool: PgPool,
@@ -46,8 +49,6 @@ pub struct Step<'a> {
     pub tools: &'a Tools,
     pub order: &'a Order,
     pub lease: &'a Lease,
-    /// How often this step came back "too early" within this run.
-    pub round: u32,
 }
 
 pub enum StepOutcome {
@@ -77,10 +78,11 @@ pub async fn run(step: &Step<'_>) -> StepResult {
     }
 }
 
-/// Whether the step of this state may call the CA, and so must respect a hold-back.
-pub fn calls_ca(state: OrderState) -> bool {
+/// Whether the order's next step calls the CA, and so must respect a hold-back.
+pub fn calls_ca(order: &Order) -> bool {
     use OrderState as S;
-    matches!(state, S::Accepted | S::Confirmed | S::Responded | S::Prepared | S::Finalizing)
+    matches!(order.state, S::Accepted | S::Confirmed | S::Responded | S::Prepared | S::Finalizing)
+        || clean_up::calls_ca(order)
 }
 
 impl Step<'_> {
@@ -105,17 +107,17 @@ impl Step<'_> {
             .ok_or_else(|| StepError::bug("an order without a CA order"))
     }
 
-    /// The CA needs a moment: look again soon at first, later more rarely, as it asks or as patience goes.
-    fn soon(&self, retry_after: Option<Duration>) -> StepOutcome {
-        let patience = Duration::from_millis(100 << self.round.min(6));
-        StepOutcome::WaitUntil(self.now() + retry_after.unwrap_or(patience).min(Duration::from_secs(600)), None)
-    }
-
-    /// The CA has had an hour since the record was seen: it will not come.
-    fn ca_took_too_long(&self) -> Option<StepOutcome> {
-        let since = self.order.seen_at.or(self.order.placement.as_ref().map(|placement| placement.placed_at))?;
-        (self.now() - since > time::Duration::HOUR)
-            .then(|| self.give_up(self.problem(ProblemCode::CaRefused).because("it did not finish within an hour")))
+    /// The CA needs a moment: ask again when it says, or else soon at first and ever more rarely. After an hour it will not
+    /// come any more.
+    fn ask_again(&self, retry_after: Option<Duration>) -> StepOutcome {
+        let order = self.order;
+        let since = order.seen_at.or(order.placement.as_ref().map(|placement| placement.placed_at));
+        let waited = since.and_then(|since| Duration::try_from(self.now() - since).ok()).unwrap_or_default();
+        if waited > CA_MAY_TAKE {
+            return self.give_up(self.problem(ProblemCode::CaRefused).because("it did not finish within an hour"));
+        }
+        let patience = (waited / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
+        StepOutcome::WaitUntil(self.now() + retry_after.unwrap_or(patience).min(CA_MAY_TAKE), None)
     }
 
     /// An order belongs to the directory it was placed at; this worker can speak to its own only.

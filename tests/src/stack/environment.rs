@@ -8,16 +8,21 @@ use std::path::PathBuf;
 const INHERITED: [&str; 5] = ["PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE"];
 
 /// Settings of our own binaries that are passed on to all of them.
-const OURS: [&str; 9] = [
+const OURS: [&str; 14] = [
     "POLL_INTERVAL",
     "POLL_TIMEOUT",
-    "AUTH_TOKEN",
-    "LOG_LEVEL",
+    "CONFIRM_GRACE",
+    "DNS_AUTHORITATIVE_CHECK",
     "PLACE_WAIT",
     "LEASE_FOR",
-    "SHUTDOWN_GRACE",
+    "MAX_ATTEMPTS",
     "WORKER_SLOTS",
-    "CONFIRM_GRACE",
+    "ACME_NEW_ORDER_LIMIT",
+    "ACME_REQUEST_TIMEOUT",
+    "DATABASE_MAX_CONNECTIONS",
+    "SHUTDOWN_GRACE",
+    "AUTH_TOKEN",
+    "LOG_LEVEL",
 ];
 
 /// Settings of Pebble's that are passed on to it.

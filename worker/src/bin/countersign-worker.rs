@@ -21,14 +21,13 @@ async fn main() -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(lifecycle::stop_on_signal(stop.clone()).context("cannot register signal handlers")?);
-    lifecycle::await_schema(&pool, &stop).await?;
-
     let admin = ops::serve(admin_listener, ops::router(pool.clone()), stop.clone());
     tasks.spawn(async move {
         if let Err(error) = admin.await {
             tracing::error!(%error, "the operators' listener ended");
         }
     });
+    lifecycle::await_schema(&pool, &stop).await?;
     let worker = settings.name();
     tracing::info!(worker, directory = tools.acme.directory(), version = env!("CARGO_PKG_VERSION"), "ready");
     runtime::run(&settings, pool, tools, stop).await?;

@@ -1,6 +1,9 @@
 //! `responded` → `authorized`: reads the CA's order until it is `ready` (RFC 8555 section 7.1.6).
 
+use std::time::Duration;
+
 use countersign_shared::model::order::OrderEvent;
+use countersign_shared::model::problem::ProblemCode;
 
 use super::{Step, StepOutcome, StepResult};
 use crate::acme::{AuthorizationStatus, OrderStatus};
@@ -19,11 +22,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
 }
 
 /// The order says that it is not ready; its authorizations say why, and when to ask again.
-async fn why_not_ready(
-    step: &Step<'_>,
-    status: OrderStatus,
-    mut retry_after: Option<std::time::Duration>,
-) -> StepResult {
+async fn why_not_ready(step: &Step<'_>, status: OrderStatus, mut retry_after: Option<Duration>) -> StepResult {
     for authorization in step.order.authorizations.iter() {
         match step.tools.acme.authorization(&authorization.url).await {
             Ok(view) => match view.status {
@@ -35,7 +34,7 @@ async fn why_not_ready(
         }
     }
     if status == OrderStatus::Invalid {
-        return Ok(step.end(countersign_shared::model::problem::ProblemCode::CaOrderLost, None));
+        return Ok(step.end(ProblemCode::CaOrderLost, None));
     }
-    Ok(step.ca_took_too_long().unwrap_or_else(|| step.soon(retry_after)))
+    Ok(step.ask_again(retry_after))
 }

@@ -1,7 +1,7 @@
 //! After the end: where the domain was deleted or the order cancelled, its authorizations are deactivated at the CA
 //! (RFC 8555 section 7.5.2), so that nobody can profit from the proof. It never holds back a certificate.
 
-use countersign_shared::model::order::{OrderEvent, OrderState};
+use countersign_shared::model::order::{Order, OrderEvent, OrderState};
 use countersign_shared::telemetry::chain;
 
 use super::{Step, StepError, StepOutcome, StepResult};
@@ -10,9 +10,14 @@ use crate::acme::ErrorClass;
 /// Counted failures after which clean-up ends with a finding.
 const TRIES: i32 = 5;
 
+/// Whether anything of this order must not outlive it at the CA.
+pub(super) fn calls_ca(order: &Order) -> bool {
+    !order.state.is_open() && (order.domain_is_deleted || order.state == OrderState::Cancelled)
+}
+
 pub(super) async fn run(step: &Step<'_>) -> StepResult {
     let mut finding = None;
-    if step.order.domain_is_deleted || step.order.state == OrderState::Cancelled {
+    if calls_ca(step.order) {
         for authorization in &step.order.authorizations {
             if let Err(error) = step.tools.acme.deactivate_authorization(&authorization.url).await {
                 if matches!(error.class, ErrorClass::RetryLater | ErrorClass::RateLimited) {

@@ -11,7 +11,7 @@ use crate::keys;
 pub(super) async fn run(step: &Step<'_>) -> StepResult {
     let chain_pem = match step.tools.acme.download(step.acme_url()?).await {
         Ok(Some(chain_pem)) => chain_pem,
-        Ok(None) => return Ok(step.ca_took_too_long().unwrap_or_else(|| step.soon(None))),
+        Ok(None) => return Ok(step.ask_again(None)),
         Err(error) => return step.ca_failed(&error),
     };
     let mut conn = step.tools.pool.acquire().await.map_err(StoreError::from)?;
