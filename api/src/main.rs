@@ -39,7 +39,8 @@ async fn main() -> anyhow::Result<()> {
     tasks.spawn(process::stop_on_signal(stop.clone()).context("cannot register signal handlers")?);
     let (orders_moved, _) = broadcast::channel(1024);
     tasks.spawn(notifications::forward(pool.clone(), notifications::ORDERS, orders_moved.clone(), stop.clone()));
-    let admin = ops::serve(admin_listener, ops::router(pool.clone()), stop.clone());
+    let started = ops::Started::default();
+    let admin = ops::serve(admin_listener, ops::router(pool.clone(), started.clone()), stop.clone());
     tasks.spawn(async move {
         if let Err(error) = admin.await {
             tracing::error!(%error, "the operators' listener ended");
@@ -56,6 +57,7 @@ async fn main() -> anyhow::Result<()> {
         allow_special_use_names: settings.allow_special_use_names,
     });
     tracing::info!(address = %settings.server_addr, version = env!("CARGO_PKG_VERSION"), "ready");
+    started.set();
     let server = axum::serve(listener, routes::router(app, auth_token))
         .with_graceful_shutdown(stop.clone().cancelled_owned())
         .into_future();

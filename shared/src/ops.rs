@@ -1,5 +1,7 @@
 //! The operators' listener that every process has: is it alive, is it ready. Never on the public listener.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -16,12 +18,27 @@ use crate::telemetry::chain;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// `GET /healthz` (the process answers) and `GET /readyz` (the database answers and has the right schema).
-pub fn router(pool: PgPool) -> Router {
+/// Set once the process has started: before that it is alive, but not ready.
+#[derive(Clone, Default)]
+pub struct Started(Arc<AtomicBool>);
+
+impl Started {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// `GET /healthz` (the process answers) and `GET /readyz` (it has started, and the database answers and has the right
+/// schema).
+pub fn router(pool: PgPool, started: Started) -> Router {
     Router::new()
         .route("/healthz", get(async || Json(json!({ "status": "alive" }))))
         .route("/readyz", get(ready))
-        .with_state(pool)
+        .with_state((pool, started))
 }
 
 /// Serves until `stop`.
@@ -29,13 +46,14 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-async fn ready(State(pool): State<PgPool>) -> (StatusCode, Json<Value>) {
+async fn ready(State((pool, started)): State<(PgPool, Started)>) -> (StatusCode, Json<Value>) {
     let check = async {
         let mut conn = pool.acquire().await.map_err(|error| chain(&error))?;
         schema::check(&mut conn).await.map_err(|error| chain(&error))
     };
     let reason = match tokio::time::timeout(READY_TIMEOUT, check).await {
-        Ok(Ok(())) => return (StatusCode::OK, Json(json!({ "status": "ready" }))),
+        Ok(Ok(())) if started.is_set() => return (StatusCode::OK, Json(json!({ "status": "ready" }))),
+        Ok(Ok(())) => "still starting".to_owned(),
         Ok(Err(reason)) => reason,
         Err(_) => "the database does not answer in time".to_owned(),
     };

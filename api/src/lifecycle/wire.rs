@@ -45,6 +45,10 @@ pub(crate) async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Bo
         Ok(Err(_)) => return Err(ApiError::BadRequest("the body could not be read".to_owned())),
         Err(_) => return Err(ApiError::BadRequest("the body was not sent within 10 s".to_owned())),
     };
+    // serde would take an array of the fields' values for the object.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::BadRequest("the body must be a JSON object".to_owned()));
+    }
     serde_json::from_slice(&bytes).map_err(|error| {
         let what = if error.is_data() { "a field is missing, doubled or of the wrong type" } else { "malformed JSON" };
         ApiError::BadRequest(format!("{what}, at line {} column {}", error.line(), error.column()))

@@ -1,7 +1,7 @@
 //! The schema's version: migrations are applied by `countersignctl migrate` only; everybody else checks.
 
 use sqlx::PgConnection;
-use sqlx::migrate::{Migrate as _, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use thiserror::Error;
 
 use super::StoreError;
@@ -25,7 +25,7 @@ pub enum SchemaError {
     #[error("cannot read the schema version")]
     Unreadable(#[source] StoreError),
     #[error("cannot migrate")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
 }
 
 /// The version this binary was built for.
@@ -75,5 +75,12 @@ async fn applied(conn: &mut PgConnection) -> Result<Vec<sqlx::migrate::AppliedMi
     if !exists {
         return Ok(Vec::new());
     }
-    conn.list_applied_migrations(&MIGRATIONS.table_name).await.map_err(SchemaError::Migrate)
+    let unlisted = |error| match error {
+        MigrateError::Execute(error) => unreadable(error),
+        error => SchemaError::Migrate(error),
+    };
+    if let Some(version) = conn.dirty_version(&MIGRATIONS.table_name).await.map_err(unlisted)? {
+        return Err(SchemaError::Different { version });
+    }
+    conn.list_applied_migrations(&MIGRATIONS.table_name).await.map_err(unlisted)
 }

@@ -21,7 +21,8 @@ async fn main() -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(lifecycle::stop_on_signal(stop.clone()).context("cannot register signal handlers")?);
-    let admin = ops::serve(admin_listener, ops::router(pool.clone()), stop.clone());
+    let started = ops::Started::default();
+    let admin = ops::serve(admin_listener, ops::router(pool.clone(), started.clone()), stop.clone());
     tasks.spawn(async move {
         if let Err(error) = admin.await {
             tracing::error!(%error, "the operators' listener ended");
@@ -30,6 +31,7 @@ async fn main() -> anyhow::Result<()> {
     lifecycle::await_schema(&pool, &stop).await?;
     let worker = settings.name();
     tracing::info!(worker, directory = tools.acme.directory(), version = env!("CARGO_PKG_VERSION"), "ready");
+    started.set();
     runtime::run(&settings, pool, tools, stop).await?;
     tracing::info!("stopped");
     Ok(())
