@@ -1,1 +1,10 @@
-//! The rules of the house, as tests.
+//! The rules of the house (ARCHITECTURE.md), as tests. A broken rule is shown as `file:line: the line — the reason`.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod crates;
+mod dependencies;
+mod layout;
+mod schema;
+mod settings;
+mod source;

@@ -51,6 +51,7 @@ pub struct StackBuilder {
     settings: Settings,
     replica_settings: Vec<(String, String, String)>,
     pebble_settings: Settings,
+    database_password: Option<String>,
     not_yet: Vec<String>,
     leftovers_allowed: bool,
 }
@@ -89,6 +90,13 @@ impl StackBuilder {
         self
     }
 
+    /// A password in our binaries' `DATABASE_URL`; Postgres itself asks for none.
+    #[must_use]
+    pub fn database_password(mut self, password: &str) -> Self {
+        self.database_password = Some(password.to_owned());
+        self
+    }
+
     /// Leaves out a replica until [`Stack::restart`] starts it.
     #[must_use]
     pub fn not_yet(mut self, replica: &str) -> Self {
@@ -118,6 +126,10 @@ impl StackBuilder {
         let processes = Processes::new(&folder, Lifetime::Owned)?;
         let mut plan = Plan::new(&folder, &folder, false, self.pebble_settings)?;
         plan.settings = self.settings;
+        if let Some(password) = self.database_password {
+            let url = plan.database_url().replacen('@', &format!(":{password}@"), 1);
+            plan.settings.insert("DATABASE_URL".to_owned(), url);
+        }
         plan.grow(Role::Api, self.apis)?;
         plan.grow(Role::Worker, self.workers)?;
         for (replica, name, value) in self.replica_settings {
@@ -165,6 +177,7 @@ impl Stack {
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             replica_settings: Vec::new(),
             pebble_settings: Settings::new(),
+            database_password: None,
             not_yet: Vec::new(),
             leftovers_allowed: false,
         }

@@ -1,0 +1,196 @@
+//! Any process may be killed, paused, told to stop or cut off from the database at any moment: nothing is lost, nothing happens twice.
+
+use std::time::{Duration, Instant};
+
+use countersign_tests::api_client::ApiClient;
+use countersign_tests::stack::processes::Signal;
+use countersign_tests::stack::{Shutdown, Stack};
+
+use crate::facts::{
+    SOON, all_become_active, attempts, events, has_one_certificate_each, hold_in_respond, leases_of, names, order_is,
+    pending_domains,
+};
+
+const OUR_PROCESSES: [&str; 4] = ["api-1", "api-2", "worker-1", "worker-2"];
+
+#[tokio::test]
+async fn after_kill_9_of_every_process_twenty_waiting_orders_become_active_with_one_certificate_each() {
+    let stack =
+        Stack::builder().apis(2).workers(2).setting("POLL_TIMEOUT", "5m").setting("LEASE_FOR", "3s").start().await;
+    let domains = pending_domains(&stack, &names(20)).await;
+
+    OUR_PROCESSES.iter().for_each(|name| stack.signal(name, Signal::KILL));
+    OUR_PROCESSES.iter().for_each(|name| stack.kill(name));
+    for (_, order) in &domains {
+        stack.publish_value(order).await;
+    }
+    for name in OUR_PROCESSES {
+        stack.restart(name).await;
+    }
+    all_become_active(&stack, &domains).await;
+    has_one_certificate_each(&stack, &domains).await;
+}
+
+#[tokio::test]
+async fn when_a_worker_is_killed_during_issuance_another_goes_on_within_seconds() {
+    // Pebble's validation takes the longest of three random times below 6 s, so that some order is `responded` for a while.
+    let stack = Stack::builder().workers(2).pebble("PEBBLE_VA_NOSLEEP", "0").pebble("PEBBLE_VA_SLEEPTIME", "6");
+    let stack = stack.start().await;
+    let domains = pending_domains(&stack, &names(3)).await;
+    for (_, order) in &domains {
+        stack.publish_value(order).await;
+    }
+    let responded = async || {
+        for (_, order) in &domains {
+            if order_is(&stack, &order.order_id, "o.state = 'responded'").await {
+                return Some(());
+            }
+        }
+        None
+    };
+    stack.wait_until("an order is responded", SOON, responded).await;
+    // From here on the CA says nothing, and whoever asks it keeps the lease.
+    stack.pause("pebble");
+    let query = "SELECT j.id, j.lease, j.leased_by FROM jobs j JOIN orders o ON o.id = j.order_id
+                 WHERE o.state = 'responded' AND j.leased_by IS NOT NULL LIMIT 1";
+    let leased = async || sqlx::query_as(query).fetch_optional(stack.pool()).await.unwrap();
+    let (job, lease, worker): (i64, i64, String) = stack.wait_until("a worker asks the CA", SOON, leased).await;
+
+    stack.kill(&worker);
+    let killed = Instant::now();
+    stack.resume("pebble");
+    let taken_over = async || {
+        let query = sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM jobs WHERE id = $1 AND lease = $2)");
+        query.bind(job).bind(lease).fetch_one(stack.pool()).await.unwrap_or(false).then_some(())
+    };
+    // The lease of 9 s and a moment; three times that on a busy machine.
+    stack.wait_until("another worker has the job", Duration::from_secs(36), taken_over).await;
+    println!("taken over after {:?}", killed.elapsed());
+    assert!(attempts(&stack).await.unwrap() <= 1, "the lost run counts once");
+    all_become_active(&stack, &domains).await;
+    has_one_certificate_each(&stack, &domains).await;
+}
+
+#[tokio::test]
+async fn a_fast_shutdown_of_postgres_for_20_s_costs_no_order_and_no_attempt() {
+    survive_an_outage_of_postgres(Shutdown::Fast).await;
+}
+
+#[tokio::test]
+async fn a_crash_of_postgres_for_20_s_costs_no_order_and_no_attempt() {
+    survive_an_outage_of_postgres(Shutdown::Immediate).await;
+}
+
+async fn survive_an_outage_of_postgres(how: Shutdown) {
+    let stack = Stack::builder().apis(2).workers(2).setting("POLL_TIMEOUT", "5m").start().await;
+    let domains = pending_domains(&stack, &names(8)).await;
+    // Some are at the CA when the database goes, some wait for their record, whose values appear during the outage.
+    let (at_the_ca, waiting) = domains.split_at(4);
+    hold_in_respond(&stack, at_the_ca).await;
+
+    stack.stop_postgres(how).await;
+    let began = Instant::now();
+    stack.resume("pebble");
+    for (_, order) in waiting {
+        stack.publish_value(order).await;
+    }
+    // An outage of twice the lease, spent asking: no answer may come late, or be another than 503.
+    while began.elapsed() < Duration::from_secs(20) {
+        for number in [1, 2] {
+            answers_503_in_time(stack.api_replica(number), &domains[0].0.id).await;
+        }
+    }
+    OUR_PROCESSES.iter().for_each(|name| assert!(stack.is_running(name), "{name} has ended"));
+    stack.restart("postgres").await;
+
+    all_become_active(&stack, &domains).await;
+    for worker in ["worker-1", "worker-2"] {
+        let log = stack.log(worker);
+        assert!(!log.contains(r#""counted":true"#), "{worker} blames an order for the outage");
+        let attempts = |which: &str| log.matches(&format!(r#""job.attempt":{which}"#)).count();
+        assert!(attempts("0,") > 0 && attempts("0,") == attempts(""), "{worker} took a job for lost after the outage");
+    }
+    OUR_PROCESSES.iter().for_each(|name| assert!(stack.is_running(name), "{name} has ended"));
+    has_one_certificate_each(&stack, &domains).await;
+}
+
+async fn answers_503_in_time(api: &ApiClient, domain_id: &str) {
+    let asked = Instant::now();
+    let answers = tokio::join!(
+        api.try_fetch(domain_id),
+        api.try_register("new.example.com"),
+        api.try_issue(domain_id),
+        api.try_delete(domain_id)
+    );
+    assert!(asked.elapsed() < Duration::from_secs(10), "answered after {:?} only", asked.elapsed());
+    for answer in <[_; 4]>::from(answers) {
+        let answer = answer.unwrap();
+        assert!(answer.status == 503 && answer.error().is_some(), "{answer:?}");
+        assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_told_to_stop_finishes_its_steps_and_leaves_no_lease() {
+    let stack = Stack::builder().workers(2).start().await;
+    let domains = pending_domains(&stack, &names(6)).await;
+    let holders = hold_in_respond(&stack, &domains).await;
+    let stopping = &holders[0];
+
+    let ca_answers_again = async {
+        let told = async || stack.log(stopping).contains("signal received").then_some(());
+        stack.wait_until("the worker has read the signal", SOON, told).await;
+        stack.resume("pebble");
+    };
+    // Within SHUTDOWN_GRACE, 20 s by default.
+    let (status, ()) = tokio::join!(stack.terminate(stopping, Duration::from_secs(20)), ca_answers_again);
+    assert!(status.success(), "{status}");
+    assert_eq!(leases_of(&stack, stopping).await, 0);
+    assert_eq!(attempts(&stack).await.unwrap(), 0);
+    assert!(!stack.log(stopping).contains("SHUTDOWN_GRACE is over"), "it gave up its steps");
+    all_become_active(&stack, &domains).await;
+    has_one_certificate_each(&stack, &domains).await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_grace_ends_before_its_steps_gives_them_to_another() {
+    let stack = Stack::builder().workers(2).setting("SHUTDOWN_GRACE", "2s").start().await;
+    let domains = pending_domains(&stack, &names(6)).await;
+    let holders = hold_in_respond(&stack, &domains).await;
+    let stopping = &holders[0];
+
+    // The grace of 2 s and a moment; three times that on a busy machine.
+    let status = stack.terminate(stopping, Duration::from_secs(6)).await;
+    assert!(status.success(), "{status}");
+    assert_eq!(leases_of(&stack, stopping).await, 0);
+    assert_eq!(attempts(&stack).await.unwrap(), 0);
+    stack.resume("pebble");
+    all_become_active(&stack, &domains).await;
+    has_one_certificate_each(&stack, &domains).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_slept_through_its_lease_is_refused_when_it_wakes_up() {
+    let stack = Stack::builder().workers(2).setting("LEASE_FOR", "3s").start().await;
+    let domains = pending_domains(&stack, &names(1)).await;
+    let (domain, order) = &domains[0];
+    let sleeper = &hold_in_respond(&stack, &domains).await[0];
+    stack.pause(sleeper);
+    stack.resume("pebble");
+
+    stack.becomes(&domain.id, "active", 2 * SOON).await;
+    let story = events(&stack, &order.order_id).await;
+    stack.resume(sleeper);
+    let refused = async || stack.log(sleeper).contains("lease lost").then_some(());
+    stack.wait_until("the sleeper's outcome is refused", SOON, refused).await;
+
+    stack.finish().await;
+    assert_eq!(stack.api().fetch(&domain.id).await.status, "active");
+    let story_after = events(&stack, &order.order_id).await;
+    let news: Vec<&String> = story_after[story.len()..].iter().filter(|event| *event != "cleaned_up").collect();
+    assert!(news.is_empty(), "{news:?}");
+    let query = "SELECT count(*) FROM order_events WHERE event IN ('responded', 'issued') AND actor = $1";
+    let by_sleeper: i64 = sqlx::query_scalar(query).bind(sleeper).fetch_one(stack.pool()).await.unwrap();
+    assert_eq!(by_sleeper, 0);
+    has_one_certificate_each(&stack, &domains).await;
+}

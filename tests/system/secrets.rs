@@ -1,0 +1,90 @@
+//! No secret ever appears in a log, at any level.
+
+use countersign_tests::api_client::{Answer, ApiClient};
+use countersign_tests::stack::{Shutdown, Stack};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::facts::SOON;
+
+const TOKEN: &str = "canary-token-5uIRaHb6dNvUk0eT";
+const PASSWORD: &str = "canary-password-Tz8vDqGm3wYb1sLx";
+const REQUEST_ID: &str = "canary-request-7Kp2";
+const LOGS: [&str; 6] = ["api-1", "worker-1", "migrate", "postgres", "pebble", "dns"];
+
+#[tokio::test]
+async fn a_full_run_at_the_loudest_level_logs_no_token_password_or_private_key() {
+    let stack = Stack::builder()
+        .setting("AUTH_TOKEN", TOKEN)
+        .database_password(PASSWORD)
+        .setting("LOG_LEVEL", "trace")
+        .setting("POLL_TIMEOUT", "6s")
+        .start()
+        .await;
+    let (shop, order) = pending(&stack, "shop.example.com").await;
+    let (late, _) = pending(&stack, "late.example.com").await;
+    stack.api().with_token(Some("wrong")).try_fetch(&shop).await.unwrap().expect(401);
+    // Errors are where secrets slip out: a restart of everything, the database away for a moment.
+    for name in ["api-1", "worker-1"] {
+        stack.kill(name);
+        stack.restart(name).await;
+    }
+    stack.stop_postgres(Shutdown::Immediate).await;
+    stack.api().try_fetch(&shop).await.unwrap().expect(503);
+    stack.restart("postgres").await;
+    stack
+        .dns()
+        .set_txt("_acme-challenge.shop.example.com", order["expected_txt_value"].as_str().unwrap())
+        .await
+        .unwrap();
+    stack.becomes(&shop, "active", SOON).await;
+    stack.becomes(&late, "failed", SOON).await;
+    stack.finish().await;
+
+    let keys = "SELECT private_key_pem FROM acme_accounts UNION ALL
+                SELECT private_key_pem FROM certificates WHERE private_key_pem IS NOT NULL";
+    let keys: Vec<String> = sqlx::query_scalar(keys).fetch_all(stack.pool()).await.unwrap();
+    assert_eq!(keys.len(), 2, "the account's and the certificate's");
+    let secrets: Vec<String> = keys.iter().flat_map(|key| blocks(key)).collect();
+    assert!(secrets.len() > 2 * 50, "{} blocks", secrets.len());
+    for name in LOGS {
+        let log = stack.log(name);
+        println!("{name}: {} bytes", log.len());
+        assert!(!log.contains(TOKEN), "{name} logs AUTH_TOKEN");
+        assert!(!log.contains(PASSWORD), "{name} logs the database's password");
+        assert!(!log.contains("PRIVATE KEY"), "{name} logs a key");
+        assert!(!secrets.iter().any(|block| log.contains(block)), "{name} logs a part of a key");
+    }
+    // What is looked for would be found.
+    for name in ["api-1", "worker-1"] {
+        assert!(stack.log(name).contains(REQUEST_ID), "{name} logs no request id");
+        assert!(stack.log(name).contains("TRACE"), "{name} does not log all it could");
+    }
+}
+
+/// Registered, verified and ordered, with a request id of our own; returns the domain's id and the answer.
+async fn pending(stack: &Stack, name: &str) -> (String, serde_json::Value) {
+    let api = stack.api();
+    let registered = sent(api, Method::POST, "/domains", Some(name)).await.expect(201);
+    let token = registered["verification_token"].as_str().unwrap();
+    stack.dns().set_txt(&format!("_acme-challenge.{name}"), token).await.unwrap();
+    let id = registered["id"].as_str().unwrap();
+    sent(api, Method::POST, &format!("/domains/{id}/verify"), None).await.expect(200);
+    let order = sent(api, Method::POST, &format!("/domains/{id}/issue-certificate"), None).await.expect(202);
+    (id.to_owned(), order)
+}
+
+async fn sent(api: &ApiClient, method: Method, path: &str, name: Option<&str>) -> Answer {
+    let request = api.request(method, path).header("X-Request-Id", REQUEST_ID);
+    let request = match name {
+        Some(name) => request.json(&json!({"domain_name": name})),
+        None => request,
+    };
+    api.send(request).await.unwrap()
+}
+
+/// A key's body in pieces of 20 characters: whatever shows 40 characters in a row shows a whole piece.
+fn blocks(pem: &str) -> Vec<String> {
+    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    body.as_bytes().chunks_exact(20).map(|block| String::from_utf8_lossy(block).into_owned()).collect()
+}
