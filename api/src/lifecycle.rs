@@ -1,9 +1,11 @@
 //! The `/domains` surface: the life cycle of one domain, as documented.
 
+mod cancel;
 pub(crate) mod error;
 pub(crate) mod handlers;
 mod issue;
 mod verify;
+mod view;
 mod wire;
 
 use std::time::Duration;

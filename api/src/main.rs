@@ -3,9 +3,14 @@
 //! It holds no CA account key and never talks to the CA. Start reading at [`routes`].
 
 mod auth;
+mod docs;
+mod json;
 mod lifecycle;
+mod limits;
+mod openapi;
 mod request_id;
 mod routes;
+mod serve;
 mod settings;
 
 use std::sync::Arc;
@@ -13,17 +18,24 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Parser as _;
 use countersign_shared::config::secret;
-use countersign_shared::{lifecycle as process, ops, store::notifications, telemetry};
+use countersign_shared::model::identifier::SUFFIX_LIST;
+use countersign_shared::store::{PgPool, notifications, orders};
+use countersign_shared::{lifecycle as process, ops, telemetry};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::App;
+use crate::limits::Places;
 use crate::settings::Settings;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::parse();
+    if settings.print_openapi {
+        print!("{}", openapi::document());
+        return Ok(());
+    }
     telemetry::start(&settings.log).context("LOG_LEVEL cannot be understood")?;
 
     let pool = settings.database.pool()?;
@@ -48,6 +60,7 @@ async fn main() -> anyhow::Result<()> {
     });
 
     process::await_schema(&pool, &stop).await?;
+    report_suffix_list(&pool).await;
 
     let app = Arc::new(App {
         lookup: settings.dns.lookup()?,
@@ -58,17 +71,22 @@ async fn main() -> anyhow::Result<()> {
     });
     tracing::info!(address = %settings.server_addr, version = env!("CARGO_PKG_VERSION"), "ready");
     started.set();
-    let server = axum::serve(listener, routes::router(app, auth_token))
-        .with_graceful_shutdown(stop.clone().cancelled_owned())
-        .into_future();
-    let overdue = async {
-        stop.cancelled().await;
-        tokio::time::sleep(settings.shutdown_grace).await;
-    };
-    tokio::select! {
-        served = server => served.context("the public listener ended")?,
-        () = overdue => tracing::warn!("SHUTDOWN_GRACE is over: dropping the requests still under way"),
-    }
+    let router = routes::router(app, auth_token, Places::new(settings.max_requests.into()));
+    serve::serve(listener, router, settings.max_connections.into(), stop, settings.shutdown_grace).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// An old public suffix list accepts names that a CA refuses, or the other way round.
+async fn report_suffix_list(pool: &PgPool) {
+    const OLD_AFTER_DAYS: i64 = 180;
+    let Ok(mut conn) = pool.acquire().await else { return };
+    let Ok(now) = orders::now(&mut conn).await else { return };
+    let (version, released) = SUFFIX_LIST;
+    let age_days = (now.date() - released).whole_days();
+    if age_days > OLD_AFTER_DAYS {
+        tracing::warn!(version, age_days, "the public suffix list is old: run a newer release");
+    } else {
+        tracing::info!(version, age_days, "public suffix list");
+    }
 }

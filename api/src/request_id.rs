@@ -1,21 +1,17 @@
 //! Every request has an id: on its answer, on every log line, and on the jobs it enqueued.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use countersign_shared::model::ids::hex;
 use tracing::Instrument as _;
 
-use crate::lifecycle::error::ApiError;
-
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// Within this time every request is answered.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// 1–128 characters of `A–Z a–z 0–9 . _ -`, taken from the request or made here.
 #[derive(Clone, Debug)]
@@ -44,7 +40,7 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
     }
 }
 
-/// Gives the request its id, answers it in time, and writes its one line of log.
+/// Gives the request its id, and writes its one line of log.
 pub(crate) async fn assign_and_log(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     let started = Instant::now();
@@ -53,9 +49,7 @@ pub(crate) async fn assign_and_log(mut request: Request, next: Next) -> Response
     request.extensions_mut().insert(id.clone());
 
     let span = tracing::info_span!("request", request.id = id.as_str());
-    let answer = tokio::time::timeout(ANSWER_WITHIN, next.run(request)).instrument(span.clone()).await;
-    let mut response =
-        answer.unwrap_or_else(|_| ApiError::Unavailable("the request could not be answered in time").into_response());
+    let mut response = next.run(request).instrument(span.clone()).await;
 
     let duration_ms = started.elapsed().as_millis() as u64;
     span.in_scope(|| {

@@ -3,6 +3,10 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use axum::http::HeaderValue;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Router, middleware};
@@ -11,9 +15,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::auth::{self, BearerToken};
 use crate::lifecycle::{App, error::ApiError, handlers};
-use crate::request_id;
+use crate::limits::{self, Places};
+use crate::{openapi, request_id};
 
-pub(crate) fn router(app: Arc<App>, auth_token: Option<Secret>) -> Router {
+pub(crate) fn router(app: Arc<App>, auth_token: Option<Secret>, places: Places) -> Router {
     let token = auth_token.map(|token| Arc::new(BearerToken::new(&token)));
     // On each method rather than on the router, so that an unknown path is 404 and a wrong method 405 without a token.
     let guarded = |methods: MethodRouter<Arc<App>>| match &token {
@@ -21,17 +26,34 @@ pub(crate) fn router(app: Arc<App>, auth_token: Option<Secret>) -> Router {
         None => methods,
     };
     Router::new()
-        .route("/domains", guarded(post(handlers::register)))
+        .route("/domains", guarded(get(handlers::list).post(handlers::register)))
         .route("/domains/{id}", guarded(get(handlers::fetch).delete(handlers::delete)))
         .route("/domains/{id}/verify", guarded(post(handlers::verify)))
         .route("/domains/{id}/issue-certificate", guarded(post(handlers::issue)))
         .route("/domains/{id}/check", guarded(post(handlers::check)))
+        .route("/domains/{id}/retry", guarded(post(handlers::retry)))
         .route("/domains/{id}/certificate", guarded(get(handlers::certificate)))
+        .route("/openapi.json", get(openapi::json))
+        .route("/docs", get(openapi::page))
         .fallback(async || ApiError::NotFound("no such route"))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(places, limits::hold))
+        .layer(middleware::map_response(set_security_headers))
         .layer(middleware::from_fn(request_id::assign_and_log))
         .with_state(app)
+}
+
+/// For the day somebody opens an answer in a browser, or a cache stands in between.
+async fn set_security_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(nothing);
+    response
 }
 
 /// The panic itself is logged by the hook in `telemetry`.

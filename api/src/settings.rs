@@ -38,6 +38,18 @@ pub(crate) struct Settings {
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(crate) shutdown_grace: Duration,
 
+    /// Requests answered at once; more get a 503
+    #[arg(long, env = "MAX_REQUESTS", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) max_requests: u16,
+
+    /// Connections open at once; more wait until one is closed
+    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 4096, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) max_connections: u16,
+
+    /// Print the API's OpenAPI description and exit
+    #[arg(long)]
+    pub(crate) print_openapi: bool,
+
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
 

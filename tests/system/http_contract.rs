@@ -246,7 +246,7 @@ fn registering_answers_201_with_the_token_and_what_to_do() {
         assert!(other["id"] != body["id"] && other["verification_token"] != body["verification_token"]);
 
         let seen = client.get(text("id")).await.expect(200);
-        assert_eq!(fields(&seen), ["created_at", "domain_name", "id", "status", "updated_at"]);
+        assert_eq!(fields(&seen), ["created_at", "domain_name", "id", "instructions", "status", "updated_at"]);
         assert_eq!(at(&seen["created_at"]), at(&seen["updated_at"]));
     });
 }
@@ -626,7 +626,7 @@ fn verifying_sees_the_token_or_says_what_it_saw_instead() {
         assert!(error.contains(&owner(&name)) && error.contains("SERVFAIL"), "{error}");
         dns.clear_servfail(&owner(&name)).await.unwrap();
         let unchanged = client.get(id).await.expect(200);
-        assert_eq!(fields(&unchanged), ["created_at", "domain_name", "id", "status", "updated_at"]);
+        assert_eq!(fields(&unchanged), ["created_at", "domain_name", "id", "instructions", "status", "updated_at"]);
         assert_eq!(unchanged["status"], "pending");
 
         dns.set_txt(&owner(&name), token).await.unwrap();
@@ -688,6 +688,7 @@ fn issuing_answers_202_with_the_value_and_get_shows_what_is_awaited() {
             "domain_name",
             "expected_txt_value",
             "id",
+            "instructions",
             "last_check",
             "next_check_at",
             "order_id",

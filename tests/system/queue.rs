@@ -92,7 +92,7 @@ async fn certificate(conn: &mut PgConnection, number: u8, domain: i64) -> i64 {
 async fn order(conn: &mut PgConnection, number: u8) -> i64 {
     let domain = verified_domain(conn, number).await;
     let certificate = certificate(conn, number, domain).await;
-    orders::insert(conn, &public_id(number), domain, certificate, 10.0).await.unwrap()
+    orders::insert(conn, &public_id(number), domain, certificate, 10.0, None).await.unwrap()
 }
 
 /// Such an order with its job; both keys.
@@ -563,7 +563,7 @@ async fn a_certificate_row_takes_one_key_and_one_chain() {
     };
     assert!(certificates::store_issued(&mut conn, first, at, &issued("aa")).await.unwrap());
     assert!(!certificates::store_issued(&mut conn, first, at, &issued("bb")).await.unwrap());
-    let shown = certificates::newest_issued(&mut conn, domain).await.unwrap().unwrap();
+    let shown = certificates::newest_issued(&mut conn, &[domain]).await.unwrap().remove(&domain).unwrap();
     assert_eq!(shown.serial_number, "aa");
     let twice = certificates::store_issued(&mut conn, second, at, &issued("aa")).await;
     assert_conflict(twice, "certificates_fingerprint_sha256_key");
@@ -575,15 +575,15 @@ async fn a_domain_and_a_certificate_have_one_open_order() {
     let domain = verified_domain(&mut conn, 1).await;
     let first = certificate(&mut conn, 1, domain).await;
     let second = certificate(&mut conn, 2, domain).await;
-    let id = orders::insert(&mut conn, &public_id(1), domain, first, 10.0).await.unwrap();
-    let twice = orders::insert(&mut conn, &public_id(2), domain, second, 10.0).await;
+    let id = orders::insert(&mut conn, &public_id(1), domain, first, 10.0, None).await.unwrap();
+    let twice = orders::insert(&mut conn, &public_id(2), domain, second, 10.0, None).await;
     assert_conflict(twice, orders::ONE_OPEN_PER_DOMAIN);
     let other_domain = verified_domain(&mut conn, 2).await;
-    let shared = orders::insert(&mut conn, &public_id(2), other_domain, first, 10.0).await;
+    let shared = orders::insert(&mut conn, &public_id(2), other_domain, first, 10.0, None).await;
     assert_conflict(shared, "orders_one_open_per_certificate");
 
     sql(&mut conn, &format!("UPDATE orders SET state = 'cancelled', ended_at = now() WHERE id = {id}")).await.unwrap();
-    orders::insert(&mut conn, &public_id(2), domain, second, 10.0).await.unwrap();
+    orders::insert(&mut conn, &public_id(2), domain, second, 10.0, None).await.unwrap();
 }
 
 /// The documented moves, and the two that were decided here.

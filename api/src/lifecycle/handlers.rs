@@ -1,35 +1,48 @@
-//! One handler per call of this surface. Parse, one transaction, answer.
+//! One handler per call of this surface. Parse, one transaction, answer. The comments on them are the API's documentation.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use countersign_shared::model::challenge::verification_instructions;
 use countersign_shared::model::domain::{DomainStatus, verification_token};
 use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
-use countersign_shared::model::order::OrderEvent;
-use countersign_shared::model::problem::{OrderProblem, ProblemCode};
-use countersign_shared::store::domains::{self, Domain, NewDomain};
-use countersign_shared::store::{PgConnection, StoreError, certificates, jobs, orders};
-use time::OffsetDateTime;
+use countersign_shared::model::problem::ProblemCode;
+use countersign_shared::store::domains::{self, NewDomain};
+use countersign_shared::store::{StoreError, certificates, jobs, orders};
 
+use super::cancel::cancel;
 use super::error::ApiError;
+use super::issue::{self as issuance, Issuance};
 use super::wire::{
-    CertificateView, CheckPromised, DomainId, DomainView, IssuanceStarted, RegisterInput, Registered, read_json,
+    CertificateView, CheckPromised, Cursor, DomainId, DomainList, DomainView, IssuanceStarted, ListQuery,
+    RegisterInput, Registered,
 };
-use super::{App, issue as issuance, verify as verification};
+use super::{App, verify as verification, view};
+use crate::json;
+use crate::limits::Received;
+use crate::openapi::{AnyCall, Error};
 use crate::request_id::RequestId;
 
-/// `POST /domains`
+/// Register a domain
+///
+/// The answer says which TXT record proves ownership. A name can be registered once; delete the domain to register it
+/// again.
+#[utoipa::path(post, path = "/domains", tag = "Domains", request_body = RegisterInput, responses(
+    (status = 201, body = Registered, description = "Registered; the token awaits verification"),
+    (status = 400, body = Error, description = "Malformed body, or a name that no public CA certifies"),
+    (status = 413, body = Error, description = "The body is larger than 64 KiB"),
+    AnyCall,
+))]
 pub(crate) async fn register(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    body: Body,
+    body: Received,
 ) -> Result<(StatusCode, Json<Registered>), ApiError> {
-    let input: RegisterInput = read_json(&headers, body).await?;
+    let input: RegisterInput = json::read(&headers, &body)?;
     let name = DnsName::parse(&input.domain_name, app.allow_special_use_names)
         .map_err(|error| ApiError::BadRequest(format!("domain_name {error}")))?;
     let token = verification_token(rand::random());
@@ -50,7 +63,7 @@ pub(crate) async fn register(
     tracing::info!(domain.id = %domain.public_id, name = %name, "domain registered");
     let registered = Registered {
         id: domain.public_id.to_string(),
-        status: domain.status.as_str(),
+        status: domain.status.into(),
         instructions: verification_instructions(&name, &token),
         domain_name: domain.supplied_name,
         verification_token: token,
@@ -58,46 +71,140 @@ pub(crate) async fn register(
     Ok((StatusCode::CREATED, Json(registered)))
 }
 
-/// `GET /domains/{id}`
+/// List domains
+///
+/// Newest first, in pages.
+#[utoipa::path(get, path = "/domains", tag = "Domains", params(ListQuery), responses(
+    (status = 200, body = DomainList, description = "One page"),
+    (status = 400, body = Error, description = "Bad parameters"),
+    AnyCall,
+))]
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<DomainList>, ApiError> {
+    let bad_query = || {
+        let text = "the query may have status (pending, verified, certificate_pending, active or failed), limit (1 to \
+                    200) and cursor (next_cursor of the page before), each once";
+        ApiError::BadRequest(text.to_owned())
+    };
+    let Query(query) = query.map_err(|_| bad_query())?;
+    let limit = query.limit.unwrap_or(50);
+    if !(1..=200).contains(&limit) {
+        return Err(bad_query());
+    }
+    let before = query.cursor.map(|cursor| Cursor::parse(&cursor).ok_or_else(bad_query)).transpose()?;
+    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
+    // One more than the page holds tells whether another page follows.
+    let status = query.status.map(Into::into);
+    let mut page = domains::page(&mut conn, status, before.map(|cursor| cursor.0), i64::from(limit) + 1).await?;
+    let is_last = page.len() <= usize::from(limit);
+    page.truncate(limit.into());
+    let next_cursor = page.last().filter(|_| !is_last).map(|last| Cursor(last.id).to_string());
+    Ok(Json(DomainList { domains: view::several(&mut conn, page, true).await?, next_cursor }))
+}
+
+/// Where a domain stands
+///
+/// While a TXT record is awaited: the record, until when, and what the last look-up saw. After a failure: what to change.
+#[utoipa::path(get, path = "/domains/{id}", tag = "Domains", params(("id" = String, Path)), responses(
+    (status = 200, body = DomainView, description = "The domain"),
+    (status = 404, body = Error, description = "No such domain"),
+    AnyCall,
+))]
 pub(crate) async fn fetch(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<Json<DomainView>, ApiError> {
     let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
     let domain = domains::find(&mut conn, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
-    view(&mut conn, domain).await
+    Ok(Json(view::one(&mut conn, domain).await?))
 }
 
-/// `POST /domains/{id}/verify`
+/// Delete a domain
+///
+/// The name is free at once. An open order is cancelled, and what the certificate authority remembers of it is withdrawn.
+#[utoipa::path(delete, path = "/domains/{id}", tag = "Domains", params(("id" = String, Path)), responses(
+    (status = 204, description = "Deleted"),
+    (status = 404, body = Error, description = "No such domain"),
+    AnyCall,
+))]
+pub(crate) async fn delete(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<StatusCode, ApiError> {
+    let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
+    let domain = domains::lock(&mut tx, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
+    domains::mark_deleted(&mut tx, domain.id).await?;
+    if let Some(order_id) = orders::lock_open_of_domain(&mut tx, domain.id).await? {
+        cancel(&mut tx, order_id, ProblemCode::DomainDeleted, None).await?;
+    }
+    for order_id in orders::reopen_clean_up(&mut tx, domain.id).await? {
+        jobs::wake_for_clean_up(&mut tx, order_id).await?;
+    }
+    tx.commit().await.map_err(StoreError::from)?;
+    tracing::info!(domain.id = %domain.public_id, name = %domain.name, "domain deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Verify ownership
+///
+/// Looks for the token in DNS, now and uncached. Also the way to issue again from `active` or `failed`.
+#[utoipa::path(post, path = "/domains/{id}/verify", tag = "Domains", params(("id" = String, Path)), responses(
+    (status = 200, body = DomainView, description = "Verified"),
+    (status = 400, body = Error, description = "The token is not there, or the status does not allow it"),
+    (status = 404, body = Error, description = "No such domain"),
+    (status = 424, body = Error, description = "DNS did not answer"),
+    AnyCall,
+))]
 pub(crate) async fn verify(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<Json<DomainView>, ApiError> {
     let domain = verification::run(&app, &id).await?;
     let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
-    view(&mut conn, domain).await
+    Ok(Json(view::one(&mut conn, domain).await?))
 }
 
-/// `POST /domains/{id}/issue-certificate`: any body is ignored.
+/// Start the issuance of a certificate
+///
+/// Only from `verified`. The answer says which TXT value the certificate authority wants to see; set it before the deadline
+/// that `GET /domains/{id}` shows. A body is ignored.
+#[utoipa::path(post, path = "/domains/{id}/issue-certificate", tag = "Certificates", params(("id" = String, Path)),
+    responses(
+        (status = 202, body = IssuanceStarted, description = "The order awaits its TXT record"),
+        (status = 400, body = Error, description = "The domain is not verified"),
+        (status = 404, body = Error, description = "No such domain"),
+        AnyCall,
+    ))]
 pub(crate) async fn issue(
     State(app): State<Arc<App>>,
     DomainId(id): DomainId,
     request_id: RequestId,
 ) -> Result<(StatusCode, Json<IssuanceStarted>), ApiError> {
-    let started = issuance::run(&app, &id, &request_id).await?;
+    let started = issuance::run(&app, &id, &request_id, Issuance::First).await?;
     Ok((StatusCode::ACCEPTED, Json(started)))
 }
 
-/// `GET /domains/{id}/certificate`
-pub(crate) async fn certificate(
+/// Try a failed issuance again
+///
+/// Only from `failed`, once `failure.retryable` is true. The TXT value stays the same if the certificate authority still
+/// waits for it.
+#[utoipa::path(post, path = "/domains/{id}/retry", tag = "Certificates", params(("id" = String, Path)), responses(
+    (status = 202, body = IssuanceStarted, description = "A new order awaits its TXT record"),
+    (status = 400, body = Error, description = "Nothing has failed, or a retry cannot help now"),
+    (status = 404, body = Error, description = "No such domain"),
+    AnyCall,
+))]
+pub(crate) async fn retry(
     State(app): State<Arc<App>>,
     DomainId(id): DomainId,
-) -> Result<Json<CertificateView>, ApiError> {
-    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
-    let domain = domains::find(&mut conn, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
-    if domain.status != DomainStatus::Active {
-        return Err(ApiError::NotFound("the domain has no active certificate"));
-    }
-    let newest = certificates::newest_issued(&mut conn, domain.id).await?;
-    let newest = newest.ok_or(ApiError::NotFound("the domain has no active certificate"))?;
-    Ok(Json(CertificateView::new(&domain, newest)))
+    request_id: RequestId,
+) -> Result<(StatusCode, Json<IssuanceStarted>), ApiError> {
+    let started = issuance::run(&app, &id, &request_id, Issuance::Retry).await?;
+    Ok((StatusCode::ACCEPTED, Json(started)))
 }
 
-/// `POST /domains/{id}/check`: the record is set, look now.
+/// Look for the TXT record now
+///
+/// "I have set the record": the next look-up happens at once, at most one a second.
+#[utoipa::path(post, path = "/domains/{id}/check", tag = "Certificates", params(("id" = String, Path)), responses(
+    (status = 202, body = CheckPromised, description = "A look-up is on its way"),
+    (status = 400, body = Error, description = "No certificate is pending"),
+    (status = 404, body = Error, description = "No such domain"),
+    AnyCall,
+))]
 pub(crate) async fn check(
     State(app): State<Arc<App>>,
     DomainId(id): DomainId,
@@ -114,51 +221,24 @@ pub(crate) async fn check(
     Ok((StatusCode::ACCEPTED, Json(CheckPromised::at(next_check_at))))
 }
 
-/// `DELETE /domains/{id}`: the name is free at once; workers tidy up at the CA.
-pub(crate) async fn delete(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<StatusCode, ApiError> {
-    let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
-    let domain = domains::lock(&mut tx, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
-    domains::mark_deleted(&mut tx, domain.id).await?;
-    let mut to_clean_up = Vec::new();
-    if let Some(order_id) = orders::lock_open_of_domain(&mut tx, domain.id).await? {
-        cancel(&mut tx, order_id, |at, name| OrderEvent::Cancelled {
-            at,
-            problem: OrderProblem::new(ProblemCode::DomainDeleted, name),
-        })
-        .await?;
-        to_clean_up.push(order_id);
+/// What is known of the certificate
+///
+/// Never any PEM. Only while the domain is `active`.
+#[utoipa::path(get, path = "/domains/{id}/certificate", tag = "Certificates", params(("id" = String, Path)), responses(
+    (status = 200, body = CertificateView, description = "The newest certificate"),
+    (status = 404, body = Error, description = "No such domain, or no active certificate"),
+    AnyCall,
+))]
+pub(crate) async fn certificate(
+    State(app): State<Arc<App>>,
+    DomainId(id): DomainId,
+) -> Result<Json<CertificateView>, ApiError> {
+    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
+    let domain = domains::find(&mut conn, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
+    let no_certificate = ApiError::NotFound("the domain has no active certificate");
+    if domain.status != DomainStatus::Active {
+        return Err(no_certificate);
     }
-    to_clean_up.extend(orders::reopen_clean_up(&mut tx, domain.id).await?);
-    for order_id in to_clean_up {
-        jobs::wake_for_clean_up(&mut tx, order_id).await?;
-    }
-    tx.commit().await.map_err(StoreError::from)?;
-    tracing::info!(domain.id = %domain.public_id, name = %domain.name, "domain deleted");
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Ends an order whose row is locked. The caller wakes its job for clean-up.
-pub(super) async fn cancel(
-    conn: &mut PgConnection,
-    order_id: i64,
-    event: impl FnOnce(OffsetDateTime, &DnsName) -> OrderEvent,
-) -> Result<(), ApiError> {
-    let unstorable = || ApiError::Internal("the order could not be cancelled".to_owned());
-    let order = orders::load(conn, order_id).await?.ok_or_else(unstorable)?;
-    let event = event(orders::now(conn).await?, &order.domain_name);
-    let after = order.apply(&event).map_err(|_| unstorable())?;
-    if orders::record(conn, &after, &event, "api").await? { Ok(()) } else { Err(unstorable()) }
-}
-
-async fn view(conn: &mut PgConnection, domain: Domain) -> Result<Json<DomainView>, ApiError> {
-    let order = match domain.status {
-        DomainStatus::CertificatePending => orders::pending_of_domain(conn, domain.id).await?,
-        _ => None,
-    };
-    let failure = match domain.status {
-        DomainStatus::Failed => orders::failure_of_domain(conn, domain.id).await?,
-        _ => None,
-    };
-    let certificate = certificates::newest_issued(conn, domain.id).await?;
-    Ok(Json(DomainView::new(domain, order, failure, certificate)))
+    let newest = certificates::newest_issued(&mut conn, &[domain.id]).await?.remove(&domain.id);
+    Ok(Json(CertificateView::new(&domain, newest.ok_or(no_certificate)?)))
 }

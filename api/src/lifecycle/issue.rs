@@ -1,4 +1,4 @@
-//! `POST /domains/{id}/issue-certificate`: stores the order with its job, and waits for a worker to place it.
+//! `issue-certificate` and `retry`: store the order with its job, and wait for a worker to place it.
 
 use std::time::Duration;
 
@@ -6,26 +6,41 @@ use countersign_shared::model::certificate::KeyAlgorithm;
 use countersign_shared::model::challenge::{challenge_domain, issuance_instructions};
 use countersign_shared::model::domain::DomainStatus;
 use countersign_shared::model::ids::PublicId;
-use countersign_shared::model::order::{Order, OrderEvent, OrderState};
-use countersign_shared::model::problem::{OrderProblem, ProblemCode};
-use countersign_shared::store::{StoreError, certificates, domains, jobs, orders};
+use countersign_shared::model::order::{Order, OrderState};
+use countersign_shared::model::problem::ProblemCode;
+use countersign_shared::store::domains::Domain;
+use countersign_shared::store::{PgConnection, StoreError, certificates, domains, jobs, orders};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::App;
+use super::cancel::cancel;
 use super::error::ApiError;
-use super::handlers::cancel;
-use super::wire::IssuanceStarted;
+use super::wire::{IssuanceStarted, Status};
 use crate::request_id::RequestId;
 
 /// Without a notification the order is read again this often.
 const REREAD: Duration = Duration::from_millis(100);
 
-pub(super) async fn run(app: &App, id: &PublicId, request_id: &RequestId) -> Result<IssuanceStarted, ApiError> {
+/// What a new order starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Issuance {
+    /// A verified domain.
+    First,
+    /// A failed order.
+    Retry,
+}
+
+pub(super) async fn run(
+    app: &App,
+    id: &PublicId,
+    request_id: &RequestId,
+    issuance: Issuance,
+) -> Result<IssuanceStarted, ApiError> {
     // Subscribed before the order exists, so that no notification about it is missed.
     let mut moved = app.orders_moved.subscribe();
     let wait_ends = Instant::now() + app.place_wait;
-    let order_id = accept(app, id, request_id).await?;
+    let order_id = accept(app, id, request_id, issuance).await?;
     while Instant::now() < wait_ends {
         // A re-read that fails is not the end of the wait: the order is stored and a worker may place it yet.
         if let Ok(Some(order)) = load(app, order_id).await
@@ -39,39 +54,61 @@ pub(super) async fn run(app: &App, id: &PublicId, request_id: &RequestId) -> Res
 }
 
 /// One transaction: the certificate row to fill, the order, its job.
-async fn accept(app: &App, id: &PublicId, request_id: &RequestId) -> Result<i64, ApiError> {
+async fn accept(app: &App, id: &PublicId, request_id: &RequestId, issuance: Issuance) -> Result<i64, ApiError> {
     let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
     let domain = domains::lock(&mut tx, id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
-    if domain.status != DomainStatus::Verified {
-        return Err(ApiError::BadRequest(format!(
-            "a certificate can be issued only for a verified domain; its status is {}",
-            domain.status.as_str()
-        )));
-    }
+    let retry_of = match issuance {
+        Issuance::First => check_verified(&domain).map(|()| None)?,
+        Issuance::Retry => Some(order_to_retry(&mut tx, &domain).await?),
+    };
     if let Some(open) = orders::lock_open_of_domain(&mut tx, domain.id).await? {
         if !orders::place_by_is_over(&mut tx, open).await? {
-            return Err(ApiError::BadRequest(
-                "an issuance for this domain is being started; its status is still verified".to_owned(),
-            ));
+            return Err(ApiError::BadRequest(format!(
+                "an issuance for this domain is being started; its status is still {}",
+                domain.status.as_str()
+            )));
         }
         // Its caller is gone and no worker met it in time.
-        cancel(&mut tx, open, |at, name| OrderEvent::Cancelled {
-            at,
-            problem: OrderProblem::new(ProblemCode::NotPlacedInTime, name),
-        })
-        .await?;
-        jobs::wake_for_clean_up(&mut tx, open).await?;
+        cancel(&mut tx, open, ProblemCode::NotPlacedInTime, None).await?;
     }
     let certificate_id = PublicId::from_random(rand::random());
     let certificate =
         certificates::insert_requested(&mut tx, &certificate_id, domain.id, KeyAlgorithm::Rsa2048).await?;
     let order_public_id = PublicId::from_random(rand::random());
     let place_by_secs = app.place_wait.as_secs_f64();
-    let order = orders::insert(&mut tx, &order_public_id, domain.id, certificate, place_by_secs).await?;
+    let order = orders::insert(&mut tx, &order_public_id, domain.id, certificate, place_by_secs, retry_of).await?;
     jobs::enqueue(&mut tx, order, request_id.as_str()).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(domain.id = %domain.public_id, order.id = %order_public_id, name = %domain.name, "order accepted");
     Ok(order)
+}
+
+fn check_verified(domain: &Domain) -> Result<(), ApiError> {
+    if domain.status == DomainStatus::Verified {
+        return Ok(());
+    }
+    Err(ApiError::BadRequest(format!(
+        "a certificate can be issued only for a verified domain; its status is {}",
+        domain.status.as_str()
+    )))
+}
+
+async fn order_to_retry(conn: &mut PgConnection, domain: &Domain) -> Result<i64, ApiError> {
+    if domain.status != DomainStatus::Failed {
+        return Err(ApiError::BadRequest(format!(
+            "only a failed issuance can be retried; the domain's status is {}",
+            domain.status.as_str()
+        )));
+    }
+    let failure = orders::failures_of_domains(conn, &[domain.id]).await?.remove(&domain.id);
+    match failure {
+        Some(failure) if failure.is_retryable() => Ok(failure.order_id),
+        Some(failure) if failure.problem.code.retryable() => {
+            Err(ApiError::BadRequest("the failed issuance is still being cleaned up; try again soon".to_owned()))
+        }
+        Some(failure) => Err(ApiError::BadRequest(format!("a retry cannot help: {}", failure.problem.detail))),
+        None => Err(ApiError::BadRequest("there is no failed issuance to retry".to_owned())),
+    }
 }
 
 async fn load(app: &App, order_id: i64) -> Result<Option<Order>, ApiError> {
@@ -102,12 +139,7 @@ async fn end_wait(app: &App, order_id: i64) -> Result<IssuanceStarted, ApiError>
         },
         _ => "no worker took it".to_owned(),
     };
-    cancel(&mut tx, order_id, |at, name| OrderEvent::Cancelled {
-        at,
-        problem: OrderProblem::new(ProblemCode::NotPlacedInTime, name).because(&reason),
-    })
-    .await?;
-    jobs::wake_for_clean_up(&mut tx, order_id).await?;
+    cancel(&mut tx, order_id, ProblemCode::NotPlacedInTime, Some(&reason)).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::warn!(order.id = %order.public_id, name = %order.domain_name, reason, "order not placed in time: cancelled");
     Err(ApiError::Internal(format!("the order could not be placed: {reason}")))
@@ -125,7 +157,7 @@ fn answer(order: &Order) -> Result<IssuanceStarted, ApiError> {
         (OrderState::Cancelled, ..) => Err(ApiError::UNKNOWN_DOMAIN),
         (_, Some(authorization), _) => Ok(IssuanceStarted {
             order_id: order.public_id.to_string(),
-            status: DomainStatus::CertificatePending.as_str(),
+            status: Status::CertificatePending,
             challenge_domain: challenge_domain(&order.domain_name),
             expected_txt_value: authorization.txt_value.clone(),
             instructions: issuance_instructions(&order.domain_name, &authorization.txt_value),

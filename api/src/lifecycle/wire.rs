@@ -1,25 +1,23 @@
 //! The JSON of this surface.
 
-use axum::body::{Body, to_bytes};
+use std::fmt;
+
 use axum::extract::{FromRequestParts, Path};
-use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue};
-use countersign_shared::model::challenge::Observation;
+use countersign_shared::model::challenge::{
+    LookupResult, Observation, challenge_domain, issuance_instructions, verification_instructions,
+};
+use countersign_shared::model::domain::DomainStatus;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::store::certificates::CertificateSummary;
 use countersign_shared::store::domains::Domain;
 use countersign_shared::store::orders::{Failure, PendingOrder};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime, UtcOffset};
+use utoipa::{IntoParams, ToSchema};
 
 use super::error::ApiError;
-
-const MAX_BODY: usize = 64 * 1024;
-const BODY_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The `{id}` of a path. An id of any other shape than 32 lower-case hex characters is simply not found.
 pub(crate) struct DomainId(pub(crate) PublicId);
@@ -34,36 +32,6 @@ impl<S: Send + Sync> FromRequestParts<S> for DomainId {
     }
 }
 
-/// Reads a JSON body of at most 64 KiB. Unknown fields are ignored.
-pub(crate) async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
-    if !headers.get(CONTENT_TYPE).is_some_and(is_json) {
-        return Err(ApiError::BadRequest("the body must come with Content-Type: application/json".to_owned()));
-    }
-    let bytes = match tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) if is_length_limit(&error) => return Err(ApiError::TooLarge),
-        Ok(Err(_)) => return Err(ApiError::BadRequest("the body could not be read".to_owned())),
-        Err(_) => return Err(ApiError::BadRequest("the body was not sent within 10 s".to_owned())),
-    };
-    // serde would take an array of the fields' values for the object.
-    if bytes.trim_ascii_start().first() != Some(&b'{') {
-        return Err(ApiError::BadRequest("the body must be a JSON object".to_owned()));
-    }
-    serde_json::from_slice(&bytes).map_err(|error| {
-        let what = if error.is_data() { "a field is missing, doubled or of the wrong type" } else { "malformed JSON" };
-        ApiError::BadRequest(format!("{what}, at line {} column {}", error.line(), error.column()))
-    })
-}
-
-fn is_json(value: &HeaderValue) -> bool {
-    let text = value.to_str().unwrap_or_default();
-    text.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
-}
-
-fn is_length_limit(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.to_string().contains("length limit"))
-}
-
 /// `2026-11-21T09:30:00Z`: UTC, whole seconds.
 fn timestamp(at: OffsetDateTime) -> String {
     at.to_offset(UtcOffset::UTC)
@@ -71,115 +39,251 @@ fn timestamp(at: OffsetDateTime) -> String {
         .expect("years of stored times have four digits")
 }
 
-#[derive(Deserialize)]
+/// Body of `POST /domains`.
+#[derive(Deserialize, ToSchema)]
 pub(crate) struct RegisterInput {
+    /// A DNS name that a public CA could certify; Unicode labels are converted to A-labels.
+    #[schema(example = "shop.example.com", max_length = 948)]
     pub(crate) domain_name: String,
 }
 
 /// Answer of `POST /domains`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct Registered {
+    /// 32 lower-case hex characters.
     pub(crate) id: String,
+    /// As supplied.
     pub(crate) domain_name: String,
+    /// What the TXT record must show to prove ownership.
     pub(crate) verification_token: String,
-    pub(crate) status: &'static str,
+    #[schema(inline)]
+    pub(crate) status: Status,
+    /// The record to set, in a sentence.
     pub(crate) instructions: String,
 }
 
-/// Answer of `POST …/issue-certificate`.
-#[derive(Serialize)]
+/// Answer of `POST …/issue-certificate` and `POST …/retry`.
+#[derive(Serialize, ToSchema)]
 pub(crate) struct IssuanceStarted {
     pub(crate) order_id: String,
-    pub(crate) status: &'static str,
+    #[schema(inline)]
+    pub(crate) status: Status,
+    /// Owner name of the TXT record, with the trailing dot.
+    #[schema(example = "_acme-challenge.shop.example.com.")]
     pub(crate) challenge_domain: String,
+    /// What the TXT record must show: 43 characters of base64url.
     pub(crate) expected_txt_value: String,
     pub(crate) instructions: String,
 }
 
 /// Answer of `POST …/check`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct CheckPromised {
-    status: &'static str,
+    #[schema(inline)]
+    status: Status,
+    #[schema(format = DateTime)]
     next_check_at: String,
 }
 
 impl CheckPromised {
     pub(crate) fn at(next_check_at: OffsetDateTime) -> Self {
-        Self { status: "certificate_pending", next_check_at: timestamp(next_check_at) }
+        Self { status: Status::CertificatePending, next_check_at: timestamp(next_check_at) }
     }
 }
 
+/// Where a domain stands.
+#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Status {
+    Pending,
+    Verified,
+    CertificatePending,
+    Active,
+    Failed,
+}
+
+impl From<DomainStatus> for Status {
+    fn from(status: DomainStatus) -> Self {
+        match status {
+            DomainStatus::Pending => Self::Pending,
+            DomainStatus::Verified => Self::Verified,
+            DomainStatus::CertificatePending => Self::CertificatePending,
+            DomainStatus::Active => Self::Active,
+            DomainStatus::Failed => Self::Failed,
+        }
+    }
+}
+
+impl From<Status> for DomainStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Pending => Self::Pending,
+            Status::Verified => Self::Verified,
+            Status::CertificatePending => Self::CertificatePending,
+            Status::Active => Self::Active,
+            Status::Failed => Self::Failed,
+        }
+    }
+}
+
+/// Query of `GET /domains`.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListQuery {
+    /// Only domains in this status.
+    #[param(inline)]
+    pub(crate) status: Option<Status>,
+    /// Domains per page.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    pub(crate) limit: Option<u16>,
+    /// `next_cursor` of the page before.
+    pub(crate) cursor: Option<String>,
+}
+
+/// A place in the list: the internal key of the last domain shown, opaque to callers.
+pub(crate) struct Cursor(pub(crate) i64);
+
+impl Cursor {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_ours =
+            text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        is_ours.then(|| i64::from_str_radix(text, 16).ok()).flatten().map(Self)
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Answer of `GET /domains`: newest first.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DomainList {
+    pub(crate) domains: Vec<DomainView>,
+    /// Null at the end.
+    pub(crate) next_cursor: Option<String>,
+}
+
 /// Answer of `GET /domains/{id}` and of `verify`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct DomainView {
     id: String,
+    /// As supplied at registration.
     domain_name: String,
-    status: &'static str,
+    #[schema(inline)]
+    status: Status,
+    #[schema(format = DateTime)]
     created_at: String,
+    #[schema(format = DateTime)]
     updated_at: String,
+    /// When the token was last seen in DNS.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
     verified_at: Option<String>,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    order: Option<PendingView>,
+    /// The record to set now, while one is awaited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instructions: Option<String>,
+    /// The open order, while `certificate_pending`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_id: Option<String>,
+    /// Owner name of the awaited TXT record, while `certificate_pending`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    challenge_domain: Option<String>,
+    /// What it must show, while `certificate_pending`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_txt_value: Option<String>,
+    /// Until when it may appear, while `certificate_pending`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    deadline_at: Option<String>,
+    /// When it is looked for next, while `certificate_pending`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    next_check_at: Option<String>,
+    /// What the last look-up saw, while `certificate_pending`; null before the first; not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_check: Option<Option<LastCheck>>,
+    /// Why, while `failed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<FailureView>,
+    /// The newest certificate, whenever there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<CertificateNote>,
 }
 
-#[derive(Serialize)]
-struct PendingView {
-    order_id: String,
-    challenge_domain: String,
-    expected_txt_value: String,
-    deadline_at: String,
-    next_check_at: String,
-    /// What the last look-up saw; null before the first.
-    last_check: Option<Value>,
+/// What the last DNS look-up saw.
+#[derive(Serialize, ToSchema)]
+struct LastCheck {
+    #[schema(format = DateTime)]
+    at: String,
+    #[schema(value_type = String, example = "other_value")]
+    result: LookupResult,
+    /// At most 10 of the values seen.
+    values: Vec<String>,
+    detail: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct FailureView {
+    /// One of the documented failure codes.
     code: &'static str,
+    /// What to change.
     detail: String,
+    /// Whether `retry` is accepted now.
     retryable: bool,
+    #[schema(format = DateTime)]
     at: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct CertificateNote {
     serial_number: String,
+    #[schema(format = DateTime)]
     not_after: String,
 }
 
+/// What is known of a domain besides its row.
+#[derive(Default)]
+pub(crate) struct Circumstances {
+    pub(crate) order: Option<PendingOrder>,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) certificate: Option<CertificateSummary>,
+    /// A list leaves out what the last look-up saw.
+    pub(crate) without_last_check: bool,
+}
+
 impl DomainView {
-    pub(crate) fn new(
-        domain: Domain,
-        order: Option<PendingOrder>,
-        failure: Option<Failure>,
-        certificate: Option<CertificateSummary>,
-    ) -> Self {
+    pub(crate) fn new(domain: Domain, now: Circumstances) -> Self {
+        let order = now.order.as_ref();
+        let instructions = match (domain.status, order) {
+            (DomainStatus::Pending, _) => Some(verification_instructions(&domain.name, &domain.verification_token)),
+            (_, Some(order)) => Some(issuance_instructions(&domain.name, &order.txt_value)),
+            _ => None,
+        };
         Self {
             id: domain.public_id.to_string(),
-            status: domain.status.as_str(),
+            status: domain.status.into(),
             created_at: timestamp(domain.created_at),
             updated_at: timestamp(domain.updated_at),
             verified_at: domain.verified_at.map(timestamp),
-            order: order.map(|order| PendingView {
-                order_id: order.public_id.to_string(),
-                challenge_domain: countersign_shared::model::challenge::challenge_domain(&domain.name),
-                expected_txt_value: order.txt_value,
-                deadline_at: timestamp(order.deadline_at),
-                next_check_at: timestamp(order.next_check_at),
-                last_check: order.last_result.and_then(last_check),
-            }),
-            failure: failure.map(|failure| FailureView {
+            instructions,
+            order_id: order.map(|order| order.public_id.to_string()),
+            challenge_domain: order.map(|_| challenge_domain(&domain.name)),
+            expected_txt_value: order.map(|order| order.txt_value.clone()),
+            deadline_at: order.map(|order| timestamp(order.deadline_at)),
+            next_check_at: order.map(|order| timestamp(order.next_check_at)),
+            last_check: order
+                .filter(|_| !now.without_last_check)
+                .map(|order| order.last_result.clone().and_then(LastCheck::of)),
+            failure: now.failure.map(|failure| FailureView {
                 code: failure.problem.code.as_str(),
-                retryable: failure.cleaned_up && failure.problem.code.retryable(),
+                retryable: failure.is_retryable(),
                 detail: failure.problem.detail,
                 at: timestamp(failure.at),
             }),
-            certificate: certificate.map(|certificate| CertificateNote {
+            certificate: now.certificate.map(|certificate| CertificateNote {
                 serial_number: certificate.serial_number,
                 not_after: timestamp(certificate.not_after),
             }),
@@ -188,23 +292,30 @@ impl DomainView {
     }
 }
 
-/// A job's last result, if it is a look-up's.
-fn last_check(result: Value) -> Option<Value> {
-    let seen: Observation = serde_json::from_value(result).ok()?;
-    Some(serde_json::json!({
-        "at": timestamp(seen.at), "result": seen.result, "values": seen.values, "detail": seen.detail,
-    }))
+impl LastCheck {
+    /// A job's last result, if it is a look-up's.
+    fn of(result: serde_json::Value) -> Option<Self> {
+        let seen: Observation = serde_json::from_value(result).ok()?;
+        Some(Self { at: timestamp(seen.at), result: seen.result, values: seen.values, detail: seen.detail })
+    }
 }
 
 /// Answer of `GET …/certificate`. Never any PEM.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct CertificateView {
     id: String,
     domain_id: String,
+    /// When the chain was fetched and stored.
+    #[schema(format = DateTime)]
     issued_at: String,
+    /// Exactly `issued_at` + 90 × 24 h; `not_after` is what the certificate says.
+    #[schema(format = DateTime)]
     expires_at: String,
+    #[schema(format = DateTime)]
     created_at: String,
+    #[schema(format = DateTime)]
     not_before: String,
+    #[schema(format = DateTime)]
     not_after: String,
     serial_number: String,
     fingerprint_sha256: String,
@@ -239,12 +350,5 @@ mod tests {
     #[test]
     fn times_are_utc_and_whole_seconds() {
         assert_eq!(timestamp(datetime!(2026-01-02 03:04:05.678 +02:00)), "2026-01-02T01:04:05Z");
-    }
-
-    #[test]
-    fn the_media_type_may_have_parameters() {
-        let json = |text| is_json(&HeaderValue::from_static(text));
-        assert!(json("application/json") && json("Application/JSON; charset=utf-8"));
-        assert!(!json("text/plain") && !json("application/jsonp") && !json(""));
     }
 }

@@ -3,6 +3,8 @@
 use std::{fmt, net::IpAddr};
 
 use thiserror::Error;
+use time::Date;
+use time::macros::date;
 
 /// A normalised DNS name: lower-case A-labels, no trailing dot, at most [`DnsName::MAX_OCTETS`] octets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -10,6 +12,10 @@ pub struct DnsName(String);
 
 /// Names set apart from the public DNS: no public CA certifies them (RFC 6761, RFC 6762, RFC 7686, RFC 8375).
 const SPECIAL_USE: [&str; 8] = ["test", "local", "internal", "invalid", "localhost", "example", "onion", "home.arpa"];
+
+/// The public suffix list that names are checked against: the version of the crate `psl` that holds it, and the day that
+/// version was released. Change both with the crate; a test compares the version.
+pub const SUFFIX_LIST: (&str, Date) = ("2.1.247", date!(2026 - 11 - 05));
 
 /// Why a name is refused. The text is meant for the customer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -133,6 +139,7 @@ fn is_icann_suffix(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn names_are_normalised() {
@@ -184,6 +191,33 @@ mod tests {
             assert_eq!(DnsName::parse(supplied, false), Err(reason), "{supplied:?}");
         }
         assert!(DnsName::parse("shop.test", true).is_ok());
+    }
+
+    #[test]
+    fn the_stated_version_of_the_suffix_list_is_the_one_compiled_in() {
+        let lock = include_str!("../../../Cargo.lock");
+        let (_, entry) = lock.split_once("name = \"psl\"\nversion = \"").unwrap();
+        assert_eq!(entry.split('"').next(), Some(SUFFIX_LIST.0), "change SUFFIX_LIST with the crate psl");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_normal(supplied in "\\PC{0,80}|[a-zA-Z0-9.*_-]{0,260}|([a-zäß世-]{1,12}\\.){1,4}[a-z]{2,6}") {
+            if let Ok(name) = DnsName::parse(&supplied, true) {
+                let name = name.as_str();
+                prop_assert!(name.len() <= DnsName::MAX_OCTETS && name.contains('.'));
+                prop_assert!(name.split('.').all(|label| (1..=63).contains(&label.len())));
+                prop_assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte)));
+                let again = DnsName::parse(name, true);
+                prop_assert_eq!(again.as_ref().map(DnsName::as_str), Ok(name));
+            }
+        }
+
+        #[test]
+        fn case_and_a_trailing_dot_do_not_matter(name in "([a-z0-9]{1,20}\\.){1,3}[a-z]{2,10}") {
+            let parsed = DnsName::parse(&name, true);
+            prop_assert_eq!(DnsName::parse(&format!("{}.", name.to_ascii_uppercase()), true), parsed);
+        }
     }
 
     #[test]

@@ -70,15 +70,19 @@ impl OrderProblem {
     pub fn new(code: ProblemCode, name: &DnsName) -> Self {
         let record = challenge_domain(name);
         let detail = match code {
-            ProblemCode::RecordNotSeen => format!("the TXT record {record} did not show the expected value in time"),
+            ProblemCode::RecordNotSeen => {
+                format!("the TXT record {record} did not show the expected value in time; set it, then retry")
+            }
             ProblemCode::DnsLookupFailed => {
-                format!("DNS did not answer for {record}; make sure that the zone's name servers answer")
+                format!("DNS did not answer for {record}; make sure that the zone's name servers answer, then retry")
             }
             ProblemCode::ChallengeRefused => format!(
                 "the certificate authority did not accept the TXT record {record}; make sure that every name server \
                  of the zone shows the value, then retry"
             ),
-            ProblemCode::CaaForbids => format!("a CAA record of {name} or above it forbids the certificate authority"),
+            ProblemCode::CaaForbids => format!(
+                "a CAA record of {name} or above it forbids the certificate authority; allow it there, then retry"
+            ),
             ProblemCode::NameRefused => format!("the certificate authority does not issue certificates for {name}"),
             ProblemCode::CaOrderLost => {
                 "the certificate authority's order has expired; retry to get a new one".to_owned()
@@ -86,7 +90,9 @@ impl OrderProblem {
             ProblemCode::RateLimited => {
                 "the certificate authority limits how many certificates it issues; try again later".to_owned()
             }
-            ProblemCode::CaRefused => "the certificate authority refused the order".to_owned(),
+            ProblemCode::CaRefused => {
+                "the certificate authority refused the order; retry, or ask its operator".to_owned()
+            }
             ProblemCode::CaAccount => {
                 "the certificate authority does not accept this service's account; its operator must act".to_owned()
             }
@@ -101,6 +107,13 @@ impl OrderProblem {
             ProblemCode::Internal => "an internal error; the service's operator must act".to_owned(),
         };
         Self { code, detail, acme: None }
+    }
+
+    /// Names the exact value that the TXT record has to show.
+    #[must_use]
+    pub fn expecting(mut self, txt_value: &str) -> Self {
+        self.detail = format!("{}; the value to set is {txt_value}", self.detail);
+        self
     }
 
     /// Adds what was seen, for the customer: one clause after the standard text.

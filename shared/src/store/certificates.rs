@@ -1,5 +1,7 @@
 //! `certificates`: from the order that asks for one to the stored chain and key.
 
+use std::collections::HashMap;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -102,28 +104,39 @@ pub async fn end_unissued(conn: &mut PgConnection, id: i64, state: &str) -> Resu
     Ok(())
 }
 
-/// The newest issued certificate of the domain's own issuance.
-pub async fn newest_issued(conn: &mut PgConnection, domain_id: i64) -> Result<Option<CertificateSummary>, StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT public_id, issued_at AS "issued_at!", created_at, not_before AS "not_before!", not_after AS "not_after!",
-               serial_number AS "serial_number!", fingerprint_sha256 AS "fingerprint_sha256!", issuer AS "issuer!"
-           FROM certificates WHERE domain_id = $1 AND state = 'issued' AND origin = 'challenge' ORDER BY id DESC LIMIT 1"#,
-        domain_id
+/// The newest issued certificate of each domain's own issuance, by the domain's internal key.
+pub async fn newest_issued(
+    conn: &mut PgConnection,
+    domain_ids: &[i64],
+) -> Result<HashMap<i64, CertificateSummary>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT wanted.domain_id AS "domain_id!", c.public_id, c.issued_at AS "issued_at!", c.created_at,
+               c.not_before AS "not_before!", c.not_after AS "not_after!", c.serial_number AS "serial_number!",
+               c.fingerprint_sha256 AS "fingerprint_sha256!", c.issuer AS "issuer!"
+           FROM unnest($1::bigint[]) AS wanted (domain_id) CROSS JOIN LATERAL (
+               SELECT * FROM certificates
+               WHERE domain_id = wanted.domain_id AND state = 'issued' AND origin = 'challenge'
+               ORDER BY id DESC LIMIT 1) AS c"#,
+        domain_ids
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    row.map(|row| {
-        let public_id = PublicId::parse(&row.public_id);
-        Ok(CertificateSummary {
-            public_id: public_id.ok_or(StoreError::Corrupt { column: "certificates.public_id" })?,
-            issued_at: row.issued_at,
-            created_at: row.created_at,
-            not_before: row.not_before,
-            not_after: row.not_after,
-            serial_number: row.serial_number,
-            fingerprint_sha256: row.fingerprint_sha256,
-            issuer: row.issuer,
+    rows.into_iter()
+        .map(|row| {
+            let public_id = PublicId::parse(&row.public_id);
+            Ok((
+                row.domain_id,
+                CertificateSummary {
+                    public_id: public_id.ok_or(StoreError::Corrupt { column: "certificates.public_id" })?,
+                    issued_at: row.issued_at,
+                    created_at: row.created_at,
+                    not_before: row.not_before,
+                    not_after: row.not_after,
+                    serial_number: row.serial_number,
+                    fingerprint_sha256: row.fingerprint_sha256,
+                    issuer: row.issuer,
+                },
+            ))
         })
-    })
-    .transpose()
+        .collect()
 }

@@ -92,6 +92,44 @@ pub async fn find(conn: &mut PgConnection, public_id: &PublicId) -> Result<Optio
     .transpose()
 }
 
+/// One page, newest first: at most `limit` domains, older than the one with the internal key `before`, in one `status`
+/// or in any.
+pub async fn page(
+    conn: &mut PgConnection,
+    status: Option<DomainStatus>,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Domain>, StoreError> {
+    let before = before.unwrap_or(i64::MAX);
+    // Two statements, because one plan cannot use both indexes.
+    let rows = match status {
+        Some(status) => {
+            sqlx::query_as!(
+            Row,
+            "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
+                 FROM domains WHERE status = $1 AND id < $2 AND deleted_at IS NULL ORDER BY id DESC LIMIT $3",
+            status.as_str(),
+            before,
+            limit
+        )
+            .fetch_all(conn)
+            .await?
+        }
+        None => {
+            sqlx::query_as!(
+            Row,
+            "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
+                 FROM domains WHERE id < $1 AND deleted_at IS NULL ORDER BY id DESC LIMIT $2",
+            before,
+            limit
+        )
+            .fetch_all(conn)
+            .await?
+        }
+    };
+    rows.into_iter().map(Domain::try_from).collect()
+}
+
 /// Like [`find`], and locks the row: first in the lock order.
 pub async fn lock(conn: &mut PgConnection, public_id: &PublicId) -> Result<Option<Domain>, StoreError> {
     sqlx::query_as!(

@@ -1,5 +1,7 @@
 //! `orders`, with their `authorizations` and `order_events`: the truth that jobs only point at.
 
+use std::collections::HashMap;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -17,22 +19,24 @@ pub const ACME_URL_OPEN_KEY: &str = "orders_acme_url_open_key";
 
 /// An order, `accepted`, and its first event. Returns the internal key, for its job.
 ///
-/// `place_by_secs`: how long the caller waits for it to be placed. A domain with an open order is a conflict on
-/// [`ONE_OPEN_PER_DOMAIN`].
+/// `place_by_secs`: how long the caller waits for it to be placed. `retry_of`: the failed order it stands in for. A
+/// domain with an open order is a conflict on [`ONE_OPEN_PER_DOMAIN`].
 pub async fn insert(
     conn: &mut PgConnection,
     public_id: &PublicId,
     domain_id: i64,
     certificate_id: i64,
     place_by_secs: f64,
+    retry_of: Option<i64>,
 ) -> Result<i64, StoreError> {
     let id = sqlx::query_scalar!(
-        "INSERT INTO orders (public_id, domain_id, certificate_id, origin, place_by)
-         VALUES ($1, $2, $3, 'challenge', now() + make_interval(secs => $4)) RETURNING id",
+        "INSERT INTO orders (public_id, domain_id, certificate_id, origin, place_by, retry_of)
+         VALUES ($1, $2, $3, 'challenge', now() + make_interval(secs => $4), $5) RETURNING id",
         public_id.as_str(),
         domain_id,
         certificate_id,
-        place_by_secs
+        place_by_secs,
+        retry_of
     )
     .fetch_one(&mut *conn)
     .await?;
@@ -269,6 +273,20 @@ pub async fn holder(conn: &mut PgConnection, acme_url: &str, but_not: i64) -> Re
     Ok(holder)
 }
 
+/// The CA's order of the order that this one retries, if no CSR was made for it.
+pub async fn retried_acme_url(conn: &mut PgConnection, id: i64, directory: &str) -> Result<Option<String>, StoreError> {
+    let url = sqlx::query_scalar!(
+        r#"SELECT failed.acme_url AS "acme_url!"
+           FROM orders o JOIN orders failed ON failed.id = o.retry_of JOIN certificates c ON c.id = failed.certificate_id
+           WHERE o.id = $1 AND failed.acme_url IS NOT NULL AND failed.directory = $2 AND c.csr IS NULL"#,
+        id,
+        directory
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(url)
+}
+
 /// Internal key of the domain's open order, its row locked. None when there is none.
 pub async fn lock_open_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Option<i64>, StoreError> {
     let id = sqlx::query_scalar!(
@@ -328,48 +346,76 @@ pub struct PendingOrder {
     pub last_result: Option<serde_json::Value>,
 }
 
-pub async fn pending_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Option<PendingOrder>, StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT o.public_id, a.txt_value, o.deadline_at AS "deadline_at!", j.last_result AS "last_result?",
+/// The placed open order of each domain, by the domain's internal key.
+pub async fn pending_of_domains(
+    conn: &mut PgConnection,
+    domain_ids: &[i64],
+) -> Result<HashMap<i64, PendingOrder>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT o.domain_id AS "domain_id!", o.public_id AS "public_id!", a.txt_value AS "txt_value!", o.deadline_at AS "deadline_at!", j.last_result AS "last_result?",
                CASE WHEN j.leased_by IS NULL THEN greatest(j.due_at, now()) ELSE now() END AS "next_check_at!"
            FROM orders o JOIN authorizations a ON a.order_id = o.id LEFT JOIN jobs j ON j.order_id = o.id
-           WHERE o.domain_id = $1 AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL
-           ORDER BY o.id DESC LIMIT 1"#,
-        domain_id
+           WHERE o.domain_id = ANY($1) AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL"#,
+        domain_ids
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    row.map(|row| {
-        Ok(PendingOrder {
-            public_id: PublicId::parse(&row.public_id).ok_or(StoreError::Corrupt { column: "orders.public_id" })?,
-            txt_value: row.txt_value,
-            deadline_at: row.deadline_at,
-            next_check_at: row.next_check_at,
-            last_result: row.last_result,
+    rows.into_iter()
+        .map(|row| {
+            Ok((
+                row.domain_id,
+                PendingOrder {
+                    public_id: PublicId::parse(&row.public_id)
+                        .ok_or(StoreError::Corrupt { column: "orders.public_id" })?,
+                    txt_value: row.txt_value,
+                    deadline_at: row.deadline_at,
+                    next_check_at: row.next_check_at,
+                    last_result: row.last_result,
+                },
+            ))
         })
-    })
-    .transpose()
+        .collect()
 }
 
 /// Why the domain is `failed`.
 #[derive(Clone, Debug)]
 pub struct Failure {
+    /// Internal key of the order that failed.
+    pub order_id: i64,
     pub problem: OrderProblem,
     pub at: OffsetDateTime,
     pub cleaned_up: bool,
 }
 
-pub async fn failure_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Option<Failure>, StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT problem AS "problem!", ended_at AS "ended_at!", cleaned_up_at IS NOT NULL AS "cleaned_up!"
-           FROM orders WHERE domain_id = $1 AND state IN ('failed', 'cancelled') AND placed_at IS NOT NULL
-           ORDER BY id DESC LIMIT 1"#,
-        domain_id
+impl Failure {
+    /// Whether a customer's retry is accepted now: only once nothing of the failed order is left to tidy.
+    pub fn is_retryable(&self) -> bool {
+        self.cleaned_up && self.problem.code.retryable()
+    }
+}
+
+/// The newest failure of each domain, by the domain's internal key. An order that ended before it was placed is none.
+pub async fn failures_of_domains(
+    conn: &mut PgConnection,
+    domain_ids: &[i64],
+) -> Result<HashMap<i64, Failure>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT wanted.domain_id AS "domain_id!", o.id, o.problem AS "problem!", o.ended_at AS "ended_at!",
+               o.cleaned_up_at IS NOT NULL AS "cleaned_up!"
+           FROM unnest($1::bigint[]) AS wanted (domain_id) CROSS JOIN LATERAL (
+               SELECT * FROM orders
+               WHERE domain_id = wanted.domain_id AND state IN ('failed', 'cancelled') AND placed_at IS NOT NULL
+               ORDER BY id DESC LIMIT 1) AS o"#,
+        domain_ids
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    row.map(|row| Ok(Failure { problem: parse_problem(row.problem)?, at: row.ended_at, cleaned_up: row.cleaned_up }))
-        .transpose()
+    rows.into_iter()
+        .map(|row| {
+            let problem = parse_problem(row.problem)?;
+            Ok((row.domain_id, Failure { order_id: row.id, problem, at: row.ended_at, cleaned_up: row.cleaned_up }))
+        })
+        .collect()
 }
 
 fn parse_state(text: &str) -> Result<OrderState, StoreError> {

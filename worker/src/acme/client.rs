@@ -140,8 +140,24 @@ impl Acme {
         };
         self.check_urls(KIND, [&url])?;
         let order = self.order_view(KIND, &state, None)?;
+        self.with_authorizations(KIND, url, order, names).await
+    }
+
+    /// An order that was placed before, as [`Self::place`] would have returned it.
+    pub async fn placed(&self, order_url: &str, names: &[String]) -> Result<PlacedOrder, AcmeError> {
+        let order = self.order(order_url).await?;
+        self.with_authorizations(RequestKind::Order, order_url.to_owned(), order, names).await
+    }
+
+    async fn with_authorizations(
+        &self,
+        kind: RequestKind,
+        url: String,
+        order: OrderView,
+        names: &[String],
+    ) -> Result<PlacedOrder, AcmeError> {
         if order.authorization_urls.len() != names.len() {
-            return Err(AcmeError::broken_protocol(KIND, "the order has not one authorization for each name"));
+            return Err(AcmeError::broken_protocol(kind, "the order has not one authorization for each name"));
         }
         let mut authorizations = Vec::with_capacity(names.len());
         for urls in order.authorization_urls.chunks(AUTHORIZATION_READS) {
@@ -150,7 +166,7 @@ impl Acme {
         let ordered: BTreeSet<_> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
         let authorized: BTreeSet<_> = authorizations.iter().map(AuthorizationView::name).collect();
         if ordered != authorized {
-            return Err(AcmeError::broken_protocol(KIND, "the order's authorizations are for other names"));
+            return Err(AcmeError::broken_protocol(kind, "the order's authorizations are for other names"));
         }
         Ok(PlacedOrder { url, status: order.status, authorizations })
     }

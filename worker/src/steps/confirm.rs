@@ -36,7 +36,8 @@ async fn await_record(step: &Step<'_>) -> StepResult {
     match observation.result {
         LookupResult::Seen => Ok(StepOutcome::Advance(OrderEvent::Seen { at: began_at })),
         LookupResult::Absent | LookupResult::OtherValue if began_at >= placement.deadline_at => {
-            Ok(step.give_up(step.problem(ProblemCode::RecordNotSeen).because(&observation.detail)))
+            let problem = step.problem(ProblemCode::RecordNotSeen).because(&observation.detail);
+            Ok(step.give_up(step.naming_the_value(problem)))
         }
         // DNS that does not answer says nothing about the record: it gets a while longer.
         LookupResult::LookupFailed if began_at >= placement.deadline_at + step.tools.confirm_grace => {

@@ -93,9 +93,27 @@ impl Step<'_> {
         self.end(code, problem)
     }
 
+    /// Ends the order: our text for the customer, the CA's own words for operators.
     pub(super) fn end(&self, code: ProblemCode, problem: Option<&Problem>) -> StepOutcome {
         let acme = problem.and_then(|problem| serde_json::to_value(problem).ok());
-        self.give_up(self.problem(code).with_acme(acme))
+        let mut ended = self.problem(code).with_acme(acme);
+        if code == ProblemCode::ChallengeRefused {
+            if let Some(seen) = problem.and_then(|problem| what_the_ca_saw(problem.name())) {
+                ended = ended.because(seen);
+            }
+            ended = self.naming_the_value(ended);
+        }
+        self.give_up(ended)
+    }
+}
+
+/// The CA's finding in our words, where a customer can act on it (RFC 8555 section 6.7).
+fn what_the_ca_saw(problem: &str) -> Option<&'static str> {
+    match problem {
+        "dns" => Some("its DNS look-up failed"),
+        "unauthorized" | "incorrectResponse" => Some("it did not see the value"),
+        "connection" => Some("it could not reach the name servers"),
+        _ => None,
     }
 }
 

@@ -11,7 +11,7 @@ use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::{StoreError, orders};
 
 use super::{Step, StepError, StepOutcome, StepResult};
-use crate::acme::{AuthorizationStatus, AuthorizationView, OrderStatus, PlacedOrder};
+use crate::acme::{AuthorizationStatus, AuthorizationView, ErrorClass, OrderStatus, PlacedOrder};
 
 /// A CA that keeps handing out what was just deactivated is asked this often in one run.
 const ROUNDS: usize = 3;
@@ -20,6 +20,9 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
     if step.order.place_by.is_some_and(|place_by| step.now() >= place_by) {
         let problem = step.problem(ProblemCode::NotPlacedInTime);
         return Ok(StepOutcome::Advance(OrderEvent::Cancelled { at: step.now(), problem }));
+    }
+    if let Some(outcome) = keep_retried_order(step).await? {
+        return Ok(outcome);
     }
     for _ in 0..ROUNDS {
         let placed = match step.tools.acme.place(&step.order.names()).await {
@@ -42,6 +45,25 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
     }
     let detail = "the certificate authority keeps re-using an order of somebody else".to_owned();
     Err(StepError::Retry { after: None, counted: true, cause: detail.clone(), detail })
+}
+
+/// A retry keeps the CA's order of the failed one, and with it the TXT value, if that is still pending there.
+async fn keep_retried_order(step: &Step<'_>) -> Result<Option<StepOutcome>, StepError> {
+    let mut conn = step.tools.pool.acquire().await.map_err(StoreError::from)?;
+    let retried = orders::retried_acme_url(&mut conn, step.order.id, step.tools.acme.directory()).await?;
+    drop(conn);
+    let Some(acme_url) = retried else {
+        return Ok(None);
+    };
+    let placed = match step.tools.acme.placed(&acme_url, &step.order.names()).await {
+        Ok(placed) => placed,
+        Err(error) if error.class == ErrorClass::NewOrderNeeded => return Ok(None),
+        Err(error) => return step.ca_failed(&error).map(Some),
+    };
+    match judge(step, &placed).await? {
+        Verdict::Ours(authorizations) => Ok(Some(record(step, placed, authorizations))),
+        Verdict::HeldByOpenOrder | Verdict::NotOurs => Ok(None),
+    }
 }
 
 enum Verdict {

@@ -1,0 +1,82 @@
+//! What every request is held to before a handler sees it: a body that comes in time and fits, a place among those being
+//! answered, and an answer in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tokio::sync::Semaphore;
+
+use crate::lifecycle::error::ApiError;
+
+const LARGEST_BODY: usize = 64 * 1024;
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// The body of a request, read before anything else is done for it: a client that sends slowly holds nothing but its own
+/// connection. What was wrong with it is the handler's to say, in its turn.
+#[derive(Clone)]
+pub(crate) struct Received(Result<Bytes, BodyFault>);
+
+#[derive(Clone, Copy)]
+enum BodyFault {
+    TooLarge,
+    TooSlow,
+    Broken,
+}
+
+impl Received {
+    pub(crate) fn bytes(&self) -> Result<&Bytes, ApiError> {
+        self.0.as_ref().map_err(|fault| match fault {
+            BodyFault::TooLarge => ApiError::TooLarge,
+            BodyFault::TooSlow => ApiError::BadRequest("the body was not sent within 10 s".to_owned()),
+            BodyFault::Broken => ApiError::BadRequest("the body could not be read".to_owned()),
+        })
+    }
+
+    async fn read(body: Body) -> Self {
+        let read = Limited::new(body, LARGEST_BODY).collect();
+        Self(match tokio::time::timeout(BODY_WITHIN, read).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyFault::TooLarge),
+            Ok(Err(_)) => Err(BodyFault::Broken),
+            Err(_) => Err(BodyFault::TooSlow),
+        })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Received {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Ok(parts.extensions.get::<Self>().cloned().expect("limits::hold runs before every handler"))
+    }
+}
+
+/// Requests answered at once by this process.
+#[derive(Clone)]
+pub(crate) struct Places(Arc<Semaphore>);
+
+impl Places {
+    pub(crate) fn new(most: usize) -> Self {
+        Self(Arc::new(Semaphore::new(most)))
+    }
+}
+
+pub(crate) async fn hold(State(places): State<Places>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    parts.extensions.insert(Received::read(body).await);
+    let Ok(_place) = places.0.try_acquire() else {
+        return ApiError::Unavailable("too many requests are being answered; try again").into_response();
+    };
+    let answer = next.run(Request::from_parts(parts, Body::empty()));
+    match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+        Ok(response) => response,
+        Err(_) => ApiError::Unavailable("the request could not be answered in time").into_response(),
+    }
+}

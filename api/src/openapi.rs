@@ -1,0 +1,116 @@
+//! The API's description, OpenAPI 3.1, from the handlers and wire types themselves; and a page for people.
+
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::response::IntoResponse;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
+
+use crate::lifecycle::handlers;
+
+/// The one error body.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its shape is used")]
+pub(crate) struct Error {
+    /// What is wrong, for a person.
+    error: String,
+}
+
+/// What every call may answer.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only its shape is used")]
+pub(crate) enum AnyCall {
+    /// `AUTH_TOKEN` is set and the request does not carry it
+    #[response(status = 401)]
+    Unauthorized(Error),
+    /// The call failed; what was asked for is not half done
+    #[response(status = 500)]
+    Internal(Error),
+    /// The service is busy or its database away; try again after `Retry-After`
+    #[response(status = 503)]
+    Unavailable(Error),
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Countersign",
+        description = "Turns customers' domains into TLS certificates: register a domain, publish a TXT record, and the \
+                       certificate is issued in the background. Every answer carries `X-Request-Id`.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    paths(
+        handlers::register,
+        handlers::list,
+        handlers::fetch,
+        handlers::delete,
+        handlers::verify,
+        handlers::issue,
+        handlers::check,
+        handlers::retry,
+        handlers::certificate
+    ),
+    tags(
+        (name = "Domains", description = "Registration and ownership."),
+        (name = "Certificates", description = "Issuance and what is known of the result.")
+    ),
+    modifiers(&BearerToken)
+)]
+struct Description;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        openapi.security = Some(vec![utoipa::openapi::SecurityRequirement::new::<_, [&str; 0], &str>("bearer", [])]);
+    }
+}
+
+/// The description as JSON, pretty-printed, as committed in `api/openapi.json`.
+pub(crate) fn document() -> String {
+    let mut text = Description::openapi().to_pretty_json().expect("a description has string keys only");
+    text.push('\n');
+    text
+}
+
+/// `GET /openapi.json`
+pub(crate) async fn json() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], document())
+}
+
+/// `GET /docs`: the same for people; loads nothing from elsewhere.
+pub(crate) async fn page() -> impl IntoResponse {
+    let headers = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    ];
+    (headers, crate::docs::page(&document()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_description_is_current() {
+        assert!(
+            include_str!("../openapi.json") == document(),
+            "api/openapi.json is out of date: run `make openapi` and commit it"
+        );
+    }
+
+    #[test]
+    fn it_is_openapi_3_1_and_every_call_has_its_errors() {
+        let description: serde_json::Value = serde_json::from_str(&document()).unwrap();
+        assert_eq!(description["openapi"], "3.1.0");
+        let paths = description["paths"].as_object().unwrap();
+        let calls: Vec<_> = paths.values().flat_map(|path| path.as_object().unwrap().values()).collect();
+        assert_eq!(calls.len(), 9);
+        for call in calls {
+            for status in ["401", "500", "503"] {
+                assert!(call["responses"][status]["content"]["application/json"].is_object(), "{call}");
+            }
+        }
+    }
+}

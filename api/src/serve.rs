@@ -1,0 +1,67 @@
+//! The public listener: connections with limits, and a stop that lets answers finish.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// For the head of a request, from the connection's start or the end of the answer before. An idle connection is closed
+/// after it.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+const LARGEST_HEAD: usize = 32 * 1024;
+/// Pause after the system has refused a connection (no file descriptors left, for example).
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Serves until `stop`, then ends idle connections and waits for answers under way, at most `grace`. Beyond
+/// `max_connections` new ones wait in the system's queue.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    max_connections: usize,
+    stop: CancellationToken,
+    grace: Duration,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_header_size(LARGEST_HEAD);
+    let slots = Arc::new(Semaphore::new(max_connections));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let accept = async {
+        loop {
+            let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                    continue;
+                }
+            };
+            // A small answer must not wait for the client's acknowledgement of the one before.
+            drop(stream.set_nodelay(true));
+            let service = TowerToHyperService::new(router.clone());
+            let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+            connections.spawn(async move {
+                // A client that breaks off or stays silent is no event: requests are logged where they are answered.
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "connection ended");
+                }
+                drop(slot);
+            });
+            while connections.try_join_next().is_some() {}
+        }
+    };
+    stop.run_until_cancelled(accept).await;
+    drop(listener);
+    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+        tracing::warn!("SHUTDOWN_GRACE is over: dropping the requests still under way");
+    }
+}

@@ -1,0 +1,7 @@
+-- Pages of GET /domains at equal cost, and retries that keep the CA's order.
+
+CREATE INDEX domains_newest ON domains (id DESC) WHERE deleted_at IS NULL;
+CREATE INDEX domains_newest_by_status ON domains (status, id DESC) WHERE deleted_at IS NULL;
+
+ALTER TABLE orders ADD COLUMN retry_of bigint REFERENCES orders;
+COMMENT ON COLUMN orders.retry_of IS 'The failed order that a customer retries; its CA order is kept if it is still pending there.';
