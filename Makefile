@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Without --package, so that cargo unites the same features as for the whole workspace and compiles no dependency twice.
 STACK = $(CARGO) run --locked --quiet --bin countersign-stack --
 
-.PHONY: help prepare build demo test up down check sql-metadata
+.PHONY: help prepare build demo test up down check openapi fuzz sql-metadata
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,13 @@ check: prepare ## Formatting, lints, documentation, SQL metadata
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	$(STACK) sql-metadata --check
+
+openapi: build ## Rewrite api/openapi.json after a change of a handler or a wire type
+	$(CARGO) run --locked --quiet --bin countersign-api -- --print-openapi > api/openapi.json.new
+	mv api/openapi.json.new api/openapi.json
+
+fuzz: ## Feed the parser of names with random bytes for a minute (needs cargo-fuzz)
+	$(CARGO) fuzz run --fuzz-dir tests/fuzz --sanitizer none identifier -- -max_total_time=60
 
 sql-metadata: prepare ## Rewrite .sqlx after a change of a query or a migration
 	$(STACK) sql-metadata

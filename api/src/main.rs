@@ -13,11 +13,11 @@ mod routes;
 mod serve;
 mod settings;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::Parser as _;
-use countersign_shared::config::secret;
+use countersign_shared::config::{self, secret};
 use countersign_shared::model::identifier::SUFFIX_LIST;
 use countersign_shared::store::{PgPool, notifications, orders};
 use countersign_shared::{lifecycle as process, ops, telemetry};
@@ -30,8 +30,18 @@ use crate::limits::Places;
 use crate::settings::Settings;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let settings = Settings::parse();
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            telemetry::report_fatal("countersign-api", error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
+    let settings: Settings = config::parse();
     if settings.print_openapi {
         print!("{}", openapi::document());
         return Ok(());
@@ -43,7 +53,6 @@ async fn main() -> anyhow::Result<()> {
     if auth_token.is_none() {
         tracing::warn!("AUTH_TOKEN is not set: anyone who reaches {} may use the API", settings.server_addr);
     }
-    let listener = settings.server_addr.bind().await?;
     let admin_listener = settings.admin_addr.bind().await?;
 
     let stop = CancellationToken::new();
@@ -61,6 +70,8 @@ async fn main() -> anyhow::Result<()> {
 
     process::await_schema(&pool, &stop).await?;
     report_suffix_list(&pool).await;
+    // Not before: a caller would wait for an answer that nobody gives.
+    let listener = settings.server_addr.bind().await?;
 
     let app = Arc::new(App {
         lookup: settings.dns.lookup()?,

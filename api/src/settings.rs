@@ -14,7 +14,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "SERVER_ADDR", default_value = ":8080")]
     pub(crate) server_addr: ListenAddr,
 
-    /// Where operators reach /healthz and /readyz
+    /// Where operators reach /healthz and /readyz; each process of a host needs its own
     #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9180")]
     pub(crate) admin_addr: ListenAddr,
 
@@ -26,7 +26,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "AUTH_TOKEN_FILE", value_name = "PATH")]
     pub(crate) auth_token_file: Option<PathBuf>,
 
-    /// How long issue-certificate waits for a worker to place the order
+    /// How long issue-certificate and retry wait for a worker to place the order: 100ms to 25s
     #[arg(long, env = "PLACE_WAIT", default_value = "10s", value_parser = parse_place_wait)]
     pub(crate) place_wait: Duration,
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -89,6 +89,22 @@ pub fn bounded_duration(text: &str, least: Duration, most: Duration) -> Result<D
     Err(format!("must be between {} and {}", humantime::format_duration(least), humantime::format_duration(most)))
 }
 
+/// Parses flags and environment, and ends the process with the reason where they cannot be understood. A variable that is
+/// set but empty counts as not set.
+pub fn parse<S: Parser>() -> S {
+    let matches = ignore_empty_variables(S::command()).get_matches();
+    S::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the place that reads the environment")]
+fn ignore_empty_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let is_empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if is_empty { arg.env(None::<&'static str>) } else { arg }
+    });
+    command.mut_subcommands(ignore_empty_variables)
+}
+
 /// Where the database is.
 #[derive(Args)]
 #[command(next_help_heading = "Database")]
@@ -101,11 +117,11 @@ pub struct DatabaseArgs {
     #[arg(long, env = "DATABASE_URL_FILE", value_name = "PATH")]
     pub database_url_file: Option<PathBuf>,
 
-    /// Most connections this process opens
+    /// Most connections this process opens, at least 2
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..))]
     pub database_max_connections: u32,
 
-    /// How long a caller waits for a free connection
+    /// How long a caller waits for a free connection, new or kept
     #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT", default_value = "3s", value_parser = humantime::parse_duration)]
     pub database_acquire_timeout: Duration,
 }

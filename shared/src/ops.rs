@@ -49,7 +49,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
 async fn ready(State((pool, started)): State<(PgPool, Started)>) -> (StatusCode, Json<Value>) {
     let check = async {
         let mut conn = pool.acquire().await.map_err(|error| chain(&error))?;
-        schema::check(&mut conn).await.map_err(|error| chain(&error))
+        schema::check_while_running(&mut conn).await.map_err(|error| chain(&error))
     };
     let reason = match tokio::time::timeout(READY_TIMEOUT, check).await {
         Ok(Ok(())) if started.is_set() => return (StatusCode::OK, Json(json!({ "status": "ready" }))),

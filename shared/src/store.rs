@@ -17,7 +17,13 @@ pub use sqlx::postgres::{PgConnection, PgPool};
 
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+/// One connection, for a tool: it fails at once, and with the server's own reason.
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+    Ok(PgConnection::connect_with(options).await?)
+}
 
 /// Connects lazily: an unreachable server is the first caller's error, not the start's.
 ///

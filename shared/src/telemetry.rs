@@ -34,6 +34,15 @@ fn log_panics() {
     }));
 }
 
+/// The last words of a process that cannot start or go on: a line of log, or plain text where logging has not begun.
+pub fn report_fatal(program: &str, error: &(dyn std::error::Error + 'static)) {
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{program} ends: {}", chain(error));
+    } else {
+        eprintln!("{program}: {}", chain(error));
+    }
+}
+
 /// The chain of an error's causes in one line, for the place where it is handled.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

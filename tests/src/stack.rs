@@ -216,7 +216,7 @@ impl Stack {
 
     /// The operators' listener of a replica: `http://127.0.0.1:port`.
     pub fn admin_url(&self, replica: &str) -> String {
-        format!("http://127.0.0.1:{}", self.plan.replicas[replica].admin_port)
+        self.plan.admin_url(replica).unwrap_or_else(|| panic!("there is no {replica}"))
     }
 
     /// All that a process has logged so far.

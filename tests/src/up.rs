@@ -128,6 +128,7 @@ fn assignments(plan: &Plan) -> String {
     let mut variables = vec![
         ("API_URL", urls.first().cloned().unwrap_or_default()),
         ("API_URLS", urls.join(" ")),
+        ("ADMIN_URL", plan.admin_url("api-1").unwrap_or_default()),
         ("DATABASE_URL", plan.database_url()),
         ("ACME_DIRECTORY", plan.pebble.directory()),
         ("ACME_CA_FILE", plan.pebble.https_root_file().display().to_string()),

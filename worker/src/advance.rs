@@ -48,7 +48,7 @@ enum Committed {
 impl Advance {
     /// Advances the order as far as it goes now. The outcome is written before this returns, unless the lease was lost.
     pub async fn run(self: &Arc<Self>, lease: &Lease, order_id: i64) {
-        if lease.job.attempts > self.max_attempts {
+        if lease.job.attempts >= self.max_attempts {
             return self.park(lease, order_id).await;
         }
         let run = self.run_steps(lease, order_id);
@@ -75,7 +75,7 @@ impl Advance {
             Err(error) => return Some(self.retry(lease, error.into())),
         };
         let span = tracing::Span::current();
-        span.record("order.id", order.public_id.as_str()).record("name", order.domain_name.as_str());
+        span.record("order.id", order.public_id.as_str()).record("domain.name", order.domain_name.as_str());
         loop {
             match self.step(lease, &order).await {
                 Ok(StepOutcome::Advance(event)) => match self.commit(lease, &order, &event).await {

@@ -104,7 +104,7 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
         job.id = lease.job.fence.id,
         job.attempt = lease.job.attempts,
         order.id = tracing::field::Empty,
-        name = tracing::field::Empty,
+        domain.name = tracing::field::Empty,
         request.id = lease.job.request_id,
     );
     async {

@@ -19,15 +19,15 @@ pub struct Settings {
     #[arg(long, env = "WORKER_NAME", default_value = "")]
     pub worker_name: String,
 
-    /// Jobs run at once
+    /// Jobs run at once: 4 to 4096
     #[arg(long, env = "WORKER_SLOTS", default_value_t = 32, value_parser = clap::value_parser!(u16).range(4..=4096))]
     pub worker_slots: u16,
 
-    /// How long a job is leased; a dead worker's jobs are taken over after it
+    /// How long a job is leased, at least 2s; a dead worker's jobs are taken over after it
     #[arg(long, env = "LEASE_FOR", default_value = "9s", value_parser = parse_lease)]
     pub lease_for: Duration,
 
-    /// Counted failures after which a job is parked for a person
+    /// Counted failures since an order last advanced after which its job is parked for a person
     #[arg(long, env = "MAX_ATTEMPTS", default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..))]
     pub max_attempts: i32,
 
@@ -35,23 +35,23 @@ pub struct Settings {
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "20s", value_parser = humantime::parse_duration)]
     pub shutdown_grace: Duration,
 
-    /// Where operators reach /healthz and /readyz
+    /// Where operators reach /healthz and /readyz; each process of a host needs its own
     #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9181")]
     pub admin_addr: ListenAddr,
 
-    /// Pause between look-ups for a TXT value, for the first five minutes of an order
+    /// Pause between look-ups for a TXT value in the first five minutes of an order: 100ms to 1h
     #[arg(long, env = "POLL_INTERVAL", default_value = "10s", value_parser = parse_interval)]
     pub poll_interval: Duration,
 
-    /// How long a TXT value is awaited: up to 7 days
+    /// How long a TXT value is awaited: 1s to 7days
     #[arg(long, env = "POLL_TIMEOUT", default_value = "5m", value_parser = parse_timeout)]
     pub poll_timeout: Duration,
 
-    /// How long a value that was seen once may take to be seen everywhere
+    /// How long a value that was seen once may take to be seen again, and how long past the deadline DNS may stay silent
     #[arg(long, env = "CONFIRM_GRACE", default_value = "60s", value_parser = humantime::parse_duration)]
     pub confirm_grace: Duration,
 
-    /// Ask once more before the CA is told to look
+    /// Once the value was seen, ask the resolvers once more before the CA is told to look
     #[arg(long, env = "DNS_AUTHORITATIVE_CHECK", default_value = "on")]
     pub dns_authoritative_check: Switch,
 
@@ -82,7 +82,7 @@ pub struct AcmeArgs {
     #[arg(long, env = "ACME_DIRECTORY", default_value = "https://acme-staging-v02.api.letsencrypt.org/directory")]
     pub acme_directory: Url,
 
-    /// Contact address of the ACME account
+    /// Contact address of the ACME account, without mailto:; used when the account is registered
     #[arg(long, env = "ACME_EMAIL")]
     pub acme_email: Option<String>,
 
@@ -90,8 +90,8 @@ pub struct AcmeArgs {
     #[arg(long, env = "ACME_CA_FILE", value_name = "PATH")]
     pub acme_ca_file: Option<PathBuf>,
 
-    /// Key id of an external account binding (RFC 8555 section 7.3.4)
-    #[arg(long, env = "ACME_EAB_KEY_ID", requires = "acme_eab_hmac_key")]
+    /// Key id of an external account binding (RFC 8555 section 7.3.4); needs the MAC key too
+    #[arg(long, env = "ACME_EAB_KEY_ID")]
     pub acme_eab_key_id: Option<String>,
 
     /// MAC key of the external account binding, base64url
@@ -102,7 +102,7 @@ pub struct AcmeArgs {
     #[arg(long, env = "ACME_EAB_HMAC_KEY_FILE", value_name = "PATH")]
     pub acme_eab_hmac_key_file: Option<PathBuf>,
 
-    /// Concurrent newOrder calls of this process; Pebble deadlocks above 1
+    /// Concurrent newOrder calls of this process: 1 to 64; Pebble deadlocks above 1
     #[arg(long, env = "ACME_NEW_ORDER_LIMIT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub acme_new_order_limit: u16,
 

@@ -55,12 +55,12 @@ pub(crate) async fn register(
     let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
     let domain = match domains::insert(&mut conn, &new).await {
         Err(error) if error.is_conflict_on(domains::NAME_KEY) => {
-            tracing::info!(name = %name, "refused: the domain is registered already");
+            tracing::info!(domain.name = %name, "refused: the domain is registered already");
             return Err(ApiError::Internal("the domain is already registered".to_owned()));
         }
         inserted => inserted?,
     };
-    tracing::info!(domain.id = %domain.public_id, name = %name, "domain registered");
+    tracing::info!(domain.id = %domain.public_id, domain.name = %name, "domain registered");
     let registered = Registered {
         id: domain.public_id.to_string(),
         status: domain.status.into(),
@@ -137,7 +137,7 @@ pub(crate) async fn delete(State(app): State<Arc<App>>, DomainId(id): DomainId) 
         jobs::wake_for_clean_up(&mut tx, order_id).await?;
     }
     tx.commit().await.map_err(StoreError::from)?;
-    tracing::info!(domain.id = %domain.public_id, name = %domain.name, "domain deleted");
+    tracing::info!(domain.id = %domain.public_id, domain.name = %domain.name, "domain deleted");
     Ok(StatusCode::NO_CONTENT)
 }
 

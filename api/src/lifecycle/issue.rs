@@ -79,7 +79,7 @@ async fn accept(app: &App, id: &PublicId, request_id: &RequestId, issuance: Issu
     let order = orders::insert(&mut tx, &order_public_id, domain.id, certificate, place_by_secs, retry_of).await?;
     jobs::enqueue(&mut tx, order, request_id.as_str()).await?;
     tx.commit().await.map_err(StoreError::from)?;
-    tracing::info!(domain.id = %domain.public_id, order.id = %order_public_id, name = %domain.name, "order accepted");
+    tracing::info!(domain.id = %domain.public_id, order.id = %order_public_id, domain.name = %domain.name, "order accepted");
     Ok(order)
 }
 
@@ -141,7 +141,7 @@ async fn end_wait(app: &App, order_id: i64) -> Result<IssuanceStarted, ApiError>
     };
     cancel(&mut tx, order_id, ProblemCode::NotPlacedInTime, Some(&reason)).await?;
     tx.commit().await.map_err(StoreError::from)?;
-    tracing::warn!(order.id = %order.public_id, name = %order.domain_name, reason, "order not placed in time: cancelled");
+    tracing::warn!(order.id = %order.public_id, domain.name = %order.domain_name, reason, "order not placed in time: cancelled");
     Err(ApiError::Internal(format!("the order could not be placed: {reason}")))
 }
 

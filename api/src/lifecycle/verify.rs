@@ -22,7 +22,7 @@ pub(super) async fn run(app: &App, id: &PublicId) -> Result<Domain, ApiError> {
     }
     let owner = challenge_domain(&domain.name);
     let values = app.lookup.txt(&owner).await.map_err(|error| {
-        tracing::info!(domain.id = %domain.public_id, name = %domain.name, %error, "ownership could not be looked up");
+        tracing::info!(domain.id = %domain.public_id, domain.name = %domain.name, %error, "ownership could not be looked up");
         ApiError::LookupFailed(format!("the DNS look-up for {owner} failed: {error}"))
     })?;
     let observation = Observation::of_values(OffsetDateTime::UNIX_EPOCH, values, &domain.verification_token);
@@ -34,7 +34,7 @@ pub(super) async fn run(app: &App, id: &PublicId) -> Result<Domain, ApiError> {
     }
     let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
     if let Some(verified) = domains::mark_verified(&mut conn, domain.id).await? {
-        tracing::info!(domain.id = %verified.public_id, name = %verified.name, "domain verified");
+        tracing::info!(domain.id = %verified.public_id, domain.name = %verified.name, "domain verified");
         return Ok(verified);
     }
     drop(conn);

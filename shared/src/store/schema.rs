@@ -1,7 +1,7 @@
 //! The schema's version: migrations are applied by `countersignctl migrate` only; everybody else checks.
 
 use sqlx::PgConnection;
-use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
+use sqlx::migrate::{AppliedMigration, Migrate as _, MigrateError, Migrator};
 use thiserror::Error;
 
 use super::StoreError;
@@ -39,14 +39,24 @@ pub async fn migrate(conn: &mut PgConnection) -> Result<(), SchemaError> {
     MIGRATIONS.run(conn).await.map_err(SchemaError::Migrate)
 }
 
-/// Refuses an older, an unknown and a half-applied schema, each with a message that names it.
+/// For a process that starts: refuses an older, an unknown and a half-applied schema, each with a message that names it.
 pub async fn check(conn: &mut PgConnection) -> Result<(), SchemaError> {
     let applied = applied(conn).await?;
+    refuse_unknown(&applied)?;
+    refuse_missing(&applied)
+}
+
+/// For a process that runs already: a newer schema is fine, because migrations expand before they contract, and an old
+/// fleet must go on while the new one is rolled out.
+pub async fn check_while_running(conn: &mut PgConnection) -> Result<(), SchemaError> {
+    refuse_missing(&applied(conn).await?)
+}
+
+fn refuse_missing(applied: &[AppliedMigration]) -> Result<(), SchemaError> {
     let needed = version();
     let Some(found) = applied.iter().map(|one| one.version).max() else {
         return Err(SchemaError::Empty { needed });
     };
-    refuse_unknown(&applied)?;
     for migration in MIGRATIONS.iter() {
         match applied.iter().find(|one| one.version == migration.version) {
             None => return Err(SchemaError::Older { found, needed }),
@@ -59,14 +69,14 @@ pub async fn check(conn: &mut PgConnection) -> Result<(), SchemaError> {
     Ok(())
 }
 
-fn refuse_unknown(applied: &[sqlx::migrate::AppliedMigration]) -> Result<(), SchemaError> {
+fn refuse_unknown(applied: &[AppliedMigration]) -> Result<(), SchemaError> {
     match applied.iter().find(|one| !MIGRATIONS.version_exists(one.version)) {
         Some(one) => Err(SchemaError::Unknown { found: one.version, known: version() }),
         None => Ok(()),
     }
 }
 
-async fn applied(conn: &mut PgConnection) -> Result<Vec<sqlx::migrate::AppliedMigration>, SchemaError> {
+async fn applied(conn: &mut PgConnection) -> Result<Vec<AppliedMigration>, SchemaError> {
     let unreadable = |error: sqlx::Error| SchemaError::Unreadable(error.into());
     let exists = sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#)
         .fetch_one(&mut *conn)

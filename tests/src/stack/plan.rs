@@ -88,6 +88,11 @@ impl Plan {
             .collect()
     }
 
+    /// Where operators reach a replica, if there is one of that name.
+    pub fn admin_url(&self, replica: &str) -> Option<String> {
+        self.replicas.get(replica).map(|replica| format!("http://127.0.0.1:{}", replica.admin_port))
+    }
+
     /// Starts all that is not running, except the replicas in `not_yet`, and waits until it serves; returns the names of what it started.
     pub async fn start_missing(&self, processes: &Processes, not_yet: &[String]) -> Result<Vec<String>> {
         let missing = |name: &str| processes.pid(name).is_none();

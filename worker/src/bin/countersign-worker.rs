@@ -1,8 +1,9 @@
 //! The worker process: settings, schema check, runtime.
 
+use std::process::ExitCode;
+
 use anyhow::Context as _;
-use clap::Parser as _;
-use countersign_shared::{lifecycle, ops, telemetry};
+use countersign_shared::{config, lifecycle, ops, telemetry};
 use countersign_worker::runtime;
 use countersign_worker::settings::Settings;
 use countersign_worker::steps::Tools;
@@ -10,8 +11,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let settings = Settings::parse();
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            telemetry::report_fatal("countersign-worker", error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
+    let settings: Settings = config::parse();
     telemetry::start(&settings.log).context("LOG_LEVEL cannot be understood")?;
 
     let pool = settings.database.pool()?;
@@ -29,6 +40,7 @@ async fn main() -> anyhow::Result<()> {
         }
     });
     lifecycle::await_schema(&pool, &stop).await?;
+    tracing::warn!("private keys are stored unencrypted, as PEM in the table certificates");
     let worker = settings.name();
     tracing::info!(worker, directory = tools.acme.directory(), version = env!("CARGO_PKG_VERSION"), "ready");
     started.set();

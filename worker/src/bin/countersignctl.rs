@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use countersign_shared::config;
 use countersign_shared::telemetry::chain;
 use countersign_worker::ctl::Command;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match Command::parse().run().await {
+    match config::parse::<Command>().run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("countersignctl: {}", chain(error.as_ref()));

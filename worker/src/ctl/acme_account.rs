@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use countersign_shared::config::DatabaseArgs;
-use countersign_shared::store::acme_accounts;
+use countersign_shared::store::{self, acme_accounts};
 use url::Url;
 
 use crate::acme::rsa_key_pem_as_pkcs8;
@@ -47,7 +47,7 @@ impl Import {
         let pem = std::fs::read_to_string(&self.key_file)
             .with_context(|| format!("cannot read {}", self.key_file.display()))?;
         let pem = rsa_key_pem_as_pkcs8(&pem).with_context(|| format!("{} is of no use", self.key_file.display()))?;
-        let mut conn = self.database.pool()?.acquire().await?;
+        let mut conn = store::connect(&self.database.options()?).await?;
         let directory = self.acme_directory.as_str();
         if !acme_accounts::import(&mut conn, directory, &pem, self.kid.as_str()).await? {
             bail!("{directory} has an account already; nothing was changed");

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use countersign_shared::config::DatabaseArgs;
-use countersign_shared::store::schema;
+use countersign_shared::store::{self, schema};
 
 #[derive(Args)]
 pub(super) struct Migrate {
@@ -12,8 +12,7 @@ pub(super) struct Migrate {
 
 impl Migrate {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let pool = self.database.pool()?;
-        let mut conn = pool.acquire().await?;
+        let mut conn = store::connect(&self.database.options()?).await?;
         schema::migrate(&mut conn).await?;
         println!("the schema is at version {}", schema::version());
         Ok(())

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use countersign_shared::store::jobs::Lane;
 use tokio::sync::Notify;
 
-/// Lanes 1 and 2 keep one slot each, so that none starves; lane 2 takes at most a quarter.
+/// Every lane keeps one slot free of the others, so that none starves: silent DNS may hold all the polls, but not a caller
+/// who waits for an order to be placed. Lane 2 takes at most a quarter.
 pub struct Slots {
     total: usize,
     running: Mutex<[usize; 3]>,
@@ -28,15 +29,10 @@ impl Slots {
     pub fn free_for(&self, lane: Lane) -> usize {
         let running = *self.running();
         let free = self.total - running.iter().sum::<usize>();
-        let kept_for = |other: Lane| usize::from(running[other as usize] == 0);
-        match lane {
-            Lane::Waiting => free.saturating_sub(kept_for(Lane::Orders) + kept_for(Lane::Housekeeping)),
-            Lane::Orders => free.saturating_sub(kept_for(Lane::Housekeeping)),
-            Lane::Housekeeping => {
-                let quarter = (self.total / 4).saturating_sub(running[lane as usize]);
-                free.saturating_sub(kept_for(Lane::Orders)).min(quarter)
-            }
-        }
+        let kept_for_others =
+            Lane::ALL.into_iter().filter(|&other| other != lane && running[other as usize] == 0).count();
+        let most = if lane == Lane::Housekeeping { self.total / 4 } else { self.total };
+        free.saturating_sub(kept_for_others).min(most.saturating_sub(running[lane as usize]))
     }
 
     pub(super) fn take(self: &Arc<Self>, lane: Lane) -> Slot {
@@ -70,14 +66,14 @@ mod tests {
     fn no_lane_takes_the_last_slot_of_another() {
         let slots = Slots::new(8);
         let free = || Lane::ALL.map(|lane| slots.free_for(lane));
-        assert_eq!(free(), [6, 7, 2]);
-        let mut held: Vec<Slot> = (0..6).map(|_| slots.take(Lane::Waiting)).collect();
-        assert_eq!(free(), [0, 1, 1]);
-        held.push(slots.take(Lane::Orders));
+        assert_eq!(free(), [6, 6, 2]);
+        let mut held: Vec<Slot> = (0..6).map(|_| slots.take(Lane::Orders)).collect();
+        assert_eq!(free(), [1, 0, 1]);
+        held.push(slots.take(Lane::Waiting));
         assert_eq!(free(), [0, 0, 1]);
         held.push(slots.take(Lane::Housekeeping));
         assert_eq!(free(), [0, 0, 0]);
         held.clear();
-        assert_eq!(free(), [6, 7, 2]);
+        assert_eq!(free(), [6, 6, 2]);
     }
 }
