@@ -22,6 +22,9 @@ use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
 use crate::settings::{Settings, Switch};
 use crate::steps::Tools;
 
+/// After the grace, for giving back what could not be finished: not for ever, the database may be away.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(3);
+
 /// Runs jobs until `stop`, then lets the steps under way finish within `SHUTDOWN_GRACE` and gives the rest back.
 pub async fn run(settings: &Settings, pool: PgPool, tools: Tools, stop: CancellationToken) -> anyhow::Result<()> {
     let worker = settings.name();
@@ -69,12 +72,20 @@ pub async fn run(settings: &Settings, pool: PgPool, tools: Tools, stop: Cancella
             Ok::<(), std::io::Error>(())
         }
     };
-    let mut drained = pin!(apalis_worker.run_until(stopped));
+    let overdue = async {
+        abandon.cancelled().await;
+        tokio::time::sleep(GIVE_BACK_WITHIN).await;
+    };
+    let (mut drained, mut overdue) = (pin!(apalis_worker.run_until(stopped)), pin!(overdue));
     loop {
         tokio::select! {
             ended = &mut drained => {
                 ended?;
                 break;
+            }
+            () = &mut overdue => {
+                tracing::warn!("not everything could be given back: leases run out by themselves");
+                return Ok(());
             }
             // A worker that no longer claims or renews must not look alive.
             Some(task) = tasks.join_next(), if !stop.is_cancelled() => {

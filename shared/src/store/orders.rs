@@ -248,6 +248,22 @@ pub async fn domain_proved(conn: &mut PgConnection, domain_id: i64, identifier: 
     Ok(proved)
 }
 
+/// Whether the CA gave this authorization to another domain row before: what becomes of it proves nothing about this one.
+pub async fn authorization_was_anothers(
+    conn: &mut PgConnection,
+    url: &str,
+    domain_id: i64,
+) -> Result<bool, StoreError> {
+    let was = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM authorizations WHERE url = $1 AND domain_id <> $2) AS "was!""#,
+        url,
+        domain_id
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(was)
+}
+
 /// Another order of ours that the CA's order URL belongs, or belonged, to.
 #[derive(Clone, Copy, Debug)]
 pub struct Holder {

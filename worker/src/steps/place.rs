@@ -91,6 +91,9 @@ async fn judge(step: &Step<'_>, placed: &PlacedOrder) -> Result<Verdict, StepErr
     }
     let mut authorizations = Vec::new();
     for view in &placed.authorizations {
+        if orders::authorization_was_anothers(&mut conn, &view.url, order.domain_id).await? {
+            return Ok(Verdict::NotOurs);
+        }
         let is_proved = match view.status {
             AuthorizationStatus::Pending => false,
             AuthorizationStatus::Valid => orders::domain_proved(&mut conn, order.domain_id, &view.identifier).await?,
