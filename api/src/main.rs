@@ -68,7 +68,9 @@ async fn run() -> anyhow::Result<()> {
         }
     });
 
-    process::await_schema(&pool, &stop).await?;
+    if !process::await_schema(&pool, &stop).await? {
+        return Ok(());
+    }
     report_suffix_list(&pool).await;
     // Not before: a caller would wait for an answer that nobody gives.
     let listener = settings.server_addr.bind().await?;

@@ -1,5 +1,7 @@
 //! The API's description, OpenAPI 3.1, from the handlers and wire types themselves; and a page for people.
 
+use std::sync::LazyLock;
+
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -76,7 +78,8 @@ pub(crate) fn document() -> String {
 
 /// `GET /openapi.json`
 pub(crate) async fn json() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], document())
+    static JSON: LazyLock<String> = LazyLock::new(document);
+    ([(CONTENT_TYPE, "application/json")], JSON.as_str())
 }
 
 /// `GET /docs`: the same for people; loads nothing from elsewhere.
@@ -85,7 +88,8 @@ pub(crate) async fn page() -> impl IntoResponse {
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
     ];
-    (headers, crate::docs::page(&document()))
+    static PAGE: LazyLock<String> = LazyLock::new(|| crate::docs::page(&document()));
+    (headers, PAGE.as_str())
 }
 
 #[cfg(test)]

@@ -11,12 +11,15 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 /// For the head of a request, from the connection's start or the end of the answer before. An idle connection is closed
 /// after it.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const LARGEST_HEAD: usize = 32 * 1024;
+/// A client that takes nothing of its answer for this long is cut off.
+const TAKE_WITHIN: Duration = Duration::from_secs(30);
 /// Pause after the system has refused a connection (no file descriptors left, for example).
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -48,7 +51,9 @@ pub(crate) async fn serve(
             // A small answer must not wait for the client's acknowledgement of the one before.
             drop(stream.set_nodelay(true));
             let service = TowerToHyperService::new(router.clone());
-            let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(TAKE_WITHIN));
+            let connection = graceful.watch(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
             connections.spawn(async move {
                 // A client that breaks off or stays silent is no event: requests are logged where they are answered.
                 if let Err(error) = connection.await {

@@ -108,7 +108,7 @@ fn ignore_empty_variables(command: clap::Command) -> clap::Command {
 /// Where the database is.
 #[derive(Args)]
 #[command(next_help_heading = "Database")]
-pub struct DatabaseArgs {
+pub struct DatabaseAddress {
     /// Postgres URL: postgres://user:password@host:port/database
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<Secret>,
@@ -116,6 +116,14 @@ pub struct DatabaseArgs {
     /// File that holds the Postgres URL
     #[arg(long, env = "DATABASE_URL_FILE", value_name = "PATH")]
     pub database_url_file: Option<PathBuf>,
+}
+
+/// Where the database is, and how a process that serves uses it.
+#[derive(Args)]
+#[command(next_help_heading = "Database")]
+pub struct DatabaseArgs {
+    #[command(flatten)]
+    address: DatabaseAddress,
 
     /// Most connections this process opens, at least 2
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..))]
@@ -126,16 +134,18 @@ pub struct DatabaseArgs {
     pub database_acquire_timeout: Duration,
 }
 
-impl DatabaseArgs {
+impl DatabaseAddress {
     pub fn options(&self) -> Result<PgConnectOptions, ConfigError> {
         let url = secret("DATABASE_URL", self.database_url.as_ref(), self.database_url_file.as_deref())?
             .ok_or(ConfigError::Missing("DATABASE_URL"))?;
         let options: PgConnectOptions = url.expose().parse().map_err(|_| ConfigError::Invalid("DATABASE_URL"))?;
         Ok(options.extra_float_digits(None))
     }
+}
 
+impl DatabaseArgs {
     pub fn pool(&self) -> Result<PgPool, ConfigError> {
-        Ok(store::pool(self.options()?, self.database_max_connections, self.database_acquire_timeout))
+        Ok(store::pool(self.address.options()?, self.database_max_connections, self.database_acquire_timeout))
     }
 }
 

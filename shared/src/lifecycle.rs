@@ -30,14 +30,15 @@ pub fn stop_on_signal(stop: CancellationToken) -> std::io::Result<impl Future<Ou
     })
 }
 
-/// Waits until the database can be reached, then checks its schema. Only a wrong schema is an error.
-pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<(), SchemaError> {
+/// Waits until the database can be reached, then checks its schema; false when a stop came first. Only a wrong schema is
+/// an error.
+pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<bool, SchemaError> {
     let mut reported = false;
     loop {
         let outage = match pool.acquire().await {
             Ok(mut conn) => match schema::check(&mut conn).await {
                 Err(SchemaError::Unreadable(error)) if error.is_outage() => error,
-                checked => return checked,
+                checked => return checked.map(|()| true),
             },
             Err(error) => match StoreError::from(error) {
                 error if error.is_outage() => error,
@@ -49,7 +50,7 @@ pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<(),
             reported = true;
         }
         if stop.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_none() {
-            return Ok(());
+            return Ok(false);
         }
     }
 }

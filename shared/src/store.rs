@@ -4,11 +4,13 @@
 //! domain row, order row, job row.
 
 pub mod acme_accounts;
+pub mod authorizations;
 pub mod certificates;
 pub mod domains;
 mod error;
 pub mod jobs;
 pub mod notifications;
+pub mod order_events;
 pub mod orders;
 pub mod schema;
 
@@ -20,10 +22,19 @@ use std::time::Duration;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
 /// One connection, for a tool: it fails at once, and with the server's own reason.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    Ok(PgConnection::connect_with(options).await?)
+    let connection = tokio::time::timeout(CONNECT_WITHIN, PgConnection::connect_with(options));
+    connection
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+        .map_err(Into::into)
 }
+
+/// Begins a transaction whose reads all see one moment.
+pub const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 /// Connects lazily: an unreachable server is the first caller's error, not the start's.
 ///

@@ -115,6 +115,15 @@ async fn leased(conn: &mut PgConnection) -> (i64, Fence) {
     (order, claimed[0].fence)
 }
 
+/// As if a worker had placed it and looked in vain.
+async fn awaits_record(conn: &mut PgConnection, order: i64) {
+    let text = format!(
+        "UPDATE orders SET state = 'presented', directory = 'https://ca.example/dir', acme_url = 'https://ca.example/{order}',
+             placed_at = now(), deadline_at = now() + interval '5 minutes', revision = revision + 1 WHERE id = {order}"
+    );
+    sql(conn, &text).await.unwrap();
+}
+
 async fn end_lease(conn: &mut PgConnection, job: i64) {
     sql(conn, &format!("UPDATE jobs SET due_at = now() - interval '1 second' WHERE id = {job}")).await.unwrap();
 }
@@ -220,13 +229,15 @@ async fn a_leased_row_is_nobody_elses_until_its_lease_ends_and_then_it_counts_an
 /// Every outcome, and the row it makes of [`failing`].
 fn outcomes(now: OffsetDateTime) -> Vec<(Outcome, Option<Job>)> {
     let saw = || json!({"result": "absent"});
+    let failed = || json!({"failures": 5, "failure": {"detail": "new"}});
+    let failed_after_looking = || json!({"failures": 5, "failure": {"detail": "new"}, "result": "old"});
     let until = now + Duration::seconds(40);
     let row = Job {
         lane: 0,
         lease: 1,
         leased_by: None,
         attempts: 2,
-        last_result: Some(json!({"failures": 4, "result": "old"})),
+        last_result: Some(json!({"failures": 4, "failure": {"detail": "old"}, "result": "old"})),
         parked: false,
         woken: false,
         due_in: 0,
@@ -247,18 +258,24 @@ fn outcomes(now: OffsetDateTime) -> Vec<(Outcome, Option<Job>)> {
             Outcome::Wait { until, saw: Some(saw()) },
             Some(Job { lane: 1, last_result: Some(saw()), due_in: 40, ..row.clone() }),
         ),
-        (Outcome::Wait { until, saw: None }, Some(Job { lane: 1, due_in: 40, ..row.clone() })),
         (
-            Outcome::Retry { after_secs: 20.0, counted: true, saw: saw() },
-            Some(Job { attempts: 3, last_result: Some(saw()), due_in: 20, ..row.clone() }),
+            Outcome::Wait { until, saw: None },
+            Some(Job { lane: 1, last_result: Some(json!({"result": "old"})), due_in: 40, ..row.clone() }),
         ),
         (
-            Outcome::Retry { after_secs: 20.0, counted: false, saw: saw() },
-            Some(Job { last_result: Some(saw()), due_in: 20, ..row.clone() }),
+            Outcome::Retry { after_secs: 20.0, counted: true, saw: failed() },
+            Some(Job { attempts: 3, last_result: Some(failed_after_looking()), due_in: 20, ..row.clone() }),
+        ),
+        (
+            Outcome::Retry { after_secs: 20.0, counted: false, saw: failed() },
+            Some(Job { last_result: Some(failed_after_looking()), due_in: 20, ..row.clone() }),
         ),
         (Outcome::Release, Some(row.clone())),
         (Outcome::Done, None),
-        (Outcome::Park { saw: saw() }, Some(Job { last_result: Some(saw()), parked: true, due_in: 60, ..row })),
+        (
+            Outcome::Park { saw: failed() },
+            Some(Job { last_result: Some(failed_after_looking()), parked: true, due_in: 60, ..row }),
+        ),
     ]
 }
 
@@ -268,7 +285,13 @@ async fn failing(conn: &mut PgConnection) -> Fence {
     let order: i64 = sqlx::query_scalar("SELECT min(id) FROM orders").fetch_one(&mut *conn).await.unwrap();
     jobs::enqueue(conn, order, "request").await.unwrap();
     let fence = claim(conn, "worker-1", 1, false).await[0].fence;
-    sql(conn, "UPDATE jobs SET attempts = 2, last_result = '{\"failures\": 4, \"result\": \"old\"}'").await.unwrap();
+    sql(
+        conn,
+        "UPDATE jobs SET attempts = 2, \
+         last_result = '{\"failures\": 4, \"failure\": {\"detail\": \"old\"}, \"result\": \"old\"}'",
+    )
+    .await
+    .unwrap();
     fence
 }
 
@@ -303,6 +326,7 @@ async fn every_outcome_writes_what_it_says_and_only_under_the_lease_it_names() {
 async fn a_wait_on_a_row_that_was_woken_meanwhile_is_due_within_a_second() {
     let (_, mut conn) = empty_queue().await;
     let (order, fence) = leased(&mut conn).await;
+    awaits_record(&mut conn, order).await;
     let before = job(&mut conn, fence.id).await.unwrap();
     let promised = jobs::wake_for_check(&mut conn, order).await.unwrap().unwrap();
     let now = orders::now(&mut conn).await.unwrap();
@@ -328,6 +352,7 @@ async fn a_wait_on_a_row_that_was_woken_meanwhile_is_due_within_a_second() {
 async fn a_check_makes_a_waiting_row_due_at_once_but_not_more_than_once_a_second() {
     let (_, mut conn) = empty_queue().await;
     let (order, id) = enqueued(&mut conn, 1).await;
+    awaits_record(&mut conn, order).await;
     let last_look = async |conn: &mut PgConnection, ago: &str, due: &str| {
         let text = format!(
             "UPDATE jobs SET lane = 1, due_at = now() + interval '{due}',
@@ -358,6 +383,32 @@ async fn a_check_makes_a_waiting_row_due_at_once_but_not_more_than_once_a_second
 }
 
 #[tokio::test]
+async fn a_check_does_not_hurry_an_order_that_waits_for_the_ca() {
+    let (_, mut conn) = empty_queue().await;
+    let (order, id) = enqueued(&mut conn, 1).await;
+    awaits_record(&mut conn, order).await;
+    sql(&mut conn, "UPDATE orders SET seen_at = now(), state = 'responded'").await.unwrap();
+    sql(&mut conn, "UPDATE jobs SET lane = 1, due_at = now() + interval '5 minutes'").await.unwrap();
+    let before = job(&mut conn, id).await;
+    assert!(jobs::wake_for_check(&mut conn, order).await.unwrap().unwrap() > orders::now(&mut conn).await.unwrap());
+    assert_eq!(job(&mut conn, id).await, before);
+}
+
+#[tokio::test]
+async fn a_retry_or_a_park_on_a_row_that_was_woken_meanwhile_is_due_at_once() {
+    for outcome in
+        [Outcome::Retry { after_secs: 300.0, counted: true, saw: json!({}) }, Outcome::Park { saw: json!({}) }]
+    {
+        let (_, mut conn) = empty_queue().await;
+        let (order, fence) = leased(&mut conn).await;
+        jobs::wake_for_clean_up(&mut conn, order, "test").await.unwrap();
+        assert!(jobs::settle(&mut conn, fence, &outcome).await.unwrap());
+        let row = job(&mut conn, fence.id).await.unwrap();
+        assert!(row.due_in <= 1 && !row.parked && !row.woken && row.leased_by.is_none(), "{outcome:?}: {row:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_check_leaves_a_parked_row_parked_and_knows_no_row_that_is_not_there() {
     let (_, mut conn) = empty_queue().await;
     let (order, fence) = leased(&mut conn).await;
@@ -375,17 +426,17 @@ async fn clean_up_wakes_unparks_or_enqueues() {
     let (_, mut conn) = empty_queue().await;
     let (order, fence) = leased(&mut conn).await;
     let row = job(&mut conn, fence.id).await.unwrap();
-    jobs::wake_for_clean_up(&mut conn, order).await.unwrap();
+    jobs::wake_for_clean_up(&mut conn, order, "test").await.unwrap();
     assert_eq!(job(&mut conn, fence.id).await.unwrap(), Job { woken: true, ..row });
 
     assert!(jobs::settle(&mut conn, fence, &Outcome::Park { saw: json!({}) }).await.unwrap());
     sql(&mut conn, "UPDATE jobs SET attempts = 10").await.unwrap();
-    jobs::wake_for_clean_up(&mut conn, order).await.unwrap();
+    jobs::wake_for_clean_up(&mut conn, order, "test").await.unwrap();
     let row = job(&mut conn, fence.id).await.unwrap();
     assert_eq!((row.parked, row.attempts, row.due_in), (false, 0, 0));
 
     sql(&mut conn, "DELETE FROM jobs").await.unwrap();
-    jobs::wake_for_clean_up(&mut conn, order).await.unwrap();
+    jobs::wake_for_clean_up(&mut conn, order, "test").await.unwrap();
     let claimed = jobs::claim(&mut conn, Lane::Orders, "worker-1", LEASE, 1, false).await.unwrap();
     assert_eq!(claimed[0].kind, JobKind::PollChallenge { order_id: order });
 }

@@ -27,7 +27,6 @@ pub struct Advance {
     pub tools: Tools,
     /// Name of this worker, for the order's events.
     pub worker: String,
-    pub max_attempts: i32,
     pub lease_for: Duration,
     /// A stop was asked for: finish the step under way, start no other.
     pub stopping: CancellationToken,
@@ -48,7 +47,7 @@ enum Committed {
 impl Advance {
     /// Advances the order as far as it goes now. The outcome is written before this returns, unless the lease was lost.
     pub async fn run(self: &Arc<Self>, lease: &Lease, order_id: i64) {
-        if lease.job.attempts >= self.max_attempts {
+        if lease.job.attempts >= self.tools.max_attempts {
             return self.park(lease, order_id).await;
         }
         let run = self.run_steps(lease, order_id);
@@ -70,8 +69,8 @@ impl Advance {
     /// None when the outcome is stored already, or not ours to write.
     async fn run_steps(&self, lease: &Lease, order_id: i64) -> Option<Outcome> {
         let mut order = match self.load(order_id).await {
-            Ok(Some(order)) => order,
-            Ok(None) => return Some(Outcome::Done),
+            Ok(Some(order)) if order.cleaned_up_at.is_none() => order,
+            Ok(_) => return Some(Outcome::Done),
             Err(error) => return Some(self.retry(lease, error.into())),
         };
         let span = tracing::Span::current();
@@ -152,6 +151,7 @@ impl Advance {
             match self.commit_once(lease, &after, event, &outcome).await {
                 Ok(Committed::Stored(stored)) => {
                     tracing::info!(order.state = after.state.as_str(), "{}", event.name());
+                    lease.forgive();
                     return Ok(Committed::Stored(stored));
                 }
                 Ok(other) => return Ok(other),
@@ -179,12 +179,13 @@ impl Advance {
             return Ok(Committed::LeaseLost);
         }
         tx.commit().await?;
-        Ok(Committed::Stored(Box::new(after.clone())))
+        Ok(Committed::Stored(Box::new(Order { changed_at: lease.now(), ..after.clone() })))
     }
 
     async fn settle_failure(&self, lease: &Lease, order: &Order, error: StepError) -> Option<Outcome> {
-        let StepError::HoldBack { hold_for, because } = error else {
-            return Some(self.retry(lease, error));
+        let (hold_for, because) = match error {
+            StepError::HoldBack { hold_for, because } => (hold_for, because),
+            error @ StepError::Retry { .. } => return Some(self.retry(lease, error)),
         };
         tracing::warn!(order.state = order.state.as_str(), cause = because, ?hold_for, "the CA limits our rate");
         let held = async {
@@ -207,14 +208,18 @@ impl Advance {
 
     /// The end of a run that failed: when to try again, and what to show meanwhile.
     fn retry(&self, lease: &Lease, error: StepError) -> Outcome {
-        let StepError::Retry { after, counted, detail, cause } = error else {
-            return Outcome::Release;
+        let failures = lease.failures().saturating_add(1);
+        let (after, counted, detail, cause) = match error {
+            StepError::Retry { after, counted, detail, cause } => (after, counted, detail, cause),
+            // Stored nowhere, so only this order waits for it.
+            StepError::HoldBack { hold_for, because } => {
+                (Some(hold_for), false, "the CA limits our rate".to_owned(), because)
+            }
         };
-        let failures = lease.job.failures.saturating_add(1);
-        let after = after.unwrap_or_else(|| backoff(failures, rand::random()));
-        tracing::warn!(job.attempt = lease.job.attempts, counted, cause, ?after, "step failed: {detail}");
+        let after = backoff(failures, rand::random()).max(after.unwrap_or_default());
+        tracing::warn!(job.attempt = lease.attempts(), counted, cause, ?after, "step failed: {detail}");
         let at = lease.now().format(&Rfc3339).unwrap_or_default();
-        let saw = serde_json::json!({ "at": at, "result": "failed", "detail": detail, "failures": failures });
+        let saw = serde_json::json!({ "failures": failures, "failure": { "at": at, "detail": detail } });
         Outcome::Retry { after_secs: after.as_secs_f64(), counted, saw }
     }
 
@@ -227,7 +232,15 @@ impl Advance {
     async fn park(&self, lease: &Lease, order_id: i64) {
         let parked = async {
             let mut tx = self.tools.pool.begin().await?;
-            if let Some(order) = orders::load(&mut tx, order_id).await?
+            // An order that this release cannot read is parked all the same.
+            let order = match orders::load(&mut tx, order_id).await {
+                Err(StoreError::Corrupt { column }) => {
+                    tracing::error!(column, "the order cannot be read");
+                    None
+                }
+                loaded => loaded?,
+            };
+            if let Some(order) = order
                 && order.state.is_open()
             {
                 let problem = OrderProblem::new(ProblemCode::Internal, &order.domain_name);
@@ -240,7 +253,7 @@ impl Advance {
                     return Ok(false);
                 }
             }
-            let saw = serde_json::json!({ "result": "parked", "detail": "attempts used up" });
+            let saw = serde_json::json!({ "parked": "attempts used up" });
             if !jobs::settle(&mut tx, lease.job.fence, &Outcome::Park { saw }).await? {
                 return Ok(false);
             }

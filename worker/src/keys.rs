@@ -14,6 +14,7 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use countersign_shared::model::certificate::{IssuedCertificate, KeyAlgorithm, KeyAndCsr};
+use countersign_shared::model::ids::hex;
 use rcgen::{CertificateParams, DistinguishedName, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
@@ -240,10 +241,6 @@ fn without_sign_octet(number: &[u8]) -> &[u8] {
         [0, rest @ ..] if !rest.is_empty() => rest,
         number => number,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

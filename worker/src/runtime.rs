@@ -32,7 +32,6 @@ pub async fn run(settings: &Settings, pool: PgPool, tools: Tools, stop: Cancella
     let advance = Arc::new(Advance {
         tools,
         worker: worker.clone(),
-        max_attempts: settings.max_attempts,
         lease_for: settings.lease_for,
         stopping: stop.clone(),
         abandon: abandon.clone(),
@@ -81,6 +80,9 @@ pub async fn run(settings: &Settings, pool: PgPool, tools: Tools, stop: Cancella
         tokio::select! {
             ended = &mut drained => {
                 ended?;
+                if !stop.is_cancelled() {
+                    bail!("the worker ended by itself");
+                }
                 break;
             }
             () = &mut overdue => {
@@ -144,6 +146,7 @@ impl Tools {
             poll_interval: settings.poll_interval,
             poll_timeout: settings.poll_timeout,
             confirm_grace: settings.confirm_grace,
+            max_attempts: settings.max_attempts,
             check_again: settings.dns_authoritative_check == Switch::On,
             pool,
         })

@@ -28,8 +28,10 @@ use crate::queue::Lease;
 
 pub use failure::StepError;
 
-/// From the sight of the record to the certificate.
+/// For one thing that the CA was asked to do: to validate, or to issue.
 const CA_MAY_TAKE: Duration = Duration::from_secs(3600);
+/// For a CA that cannot be reached at all, since the order last advanced.
+const CA_MAY_BE_AWAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What the steps work with: facades, and the settings they obey.
 pub struct Tools {
@@ -40,6 +42,8 @@ pub struct Tools {
     pub poll_interval: Duration,
     pub poll_timeout: Duration,
     pub confirm_grace: Duration,
+    /// Counted failures after which a job is parked.
+    pub max_attempts: i32,
     /// Whether a value that was seen is looked up once more before the CA is told.
     pub check_again: bool,
 }
@@ -115,17 +119,21 @@ impl Step<'_> {
             .ok_or_else(|| StepError::bug("an order without a CA order"))
     }
 
-    /// The CA needs a moment: ask again when it says, or else soon at first and ever more rarely. After an hour it will not
-    /// come any more.
+    /// Since the order last advanced.
+    fn waited(&self) -> Duration {
+        Duration::try_from(self.now() - self.order.changed_at).unwrap_or_default()
+    }
+
+    /// The CA needs a moment: ask again when it says, but soon at first and ever more rarely. After an hour it will not come
+    /// any more.
     fn ask_again(&self, retry_after: Option<Duration>) -> StepOutcome {
-        let order = self.order;
-        let since = order.seen_at.or(order.placement.as_ref().map(|placement| placement.placed_at));
-        let waited = since.and_then(|since| Duration::try_from(self.now() - since).ok()).unwrap_or_default();
+        let waited = self.waited();
         if waited > CA_MAY_TAKE {
             return self.give_up(self.problem(ProblemCode::CaRefused).because("it did not finish within an hour"));
         }
         let patience = (waited / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
-        StepOutcome::WaitUntil(self.now() + retry_after.unwrap_or(patience).min(CA_MAY_TAKE), None)
+        let pause = retry_after.unwrap_or(patience).clamp(patience, CA_MAY_TAKE);
+        StepOutcome::WaitUntil(self.now() + pause, None)
     }
 
     /// An order belongs to the directory it was placed at; this worker can speak to its own only.
@@ -137,7 +145,8 @@ impl Step<'_> {
         if self.order.state.is_open() {
             return Some(self.give_up(self.problem(ProblemCode::DirectoryChanged)));
         }
-        let finding = format!("not cleaned up at {}, which this worker does not speak to", placement.directory);
-        Some(StepOutcome::Advance(OrderEvent::CleanedUp { at: self.now(), finding: Some(finding) }))
+        let finding = clean_up::calls_ca(self.order)
+            .then(|| format!("not cleaned up at {}, which this worker does not speak to", placement.directory));
+        Some(StepOutcome::Advance(OrderEvent::CleanedUp { at: self.now(), finding }))
     }
 }

@@ -5,6 +5,7 @@ use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::store::{PgConnection, jobs, orders};
 
 use super::error::ApiError;
+use crate::request_id::RequestId;
 
 /// Cancels an order whose row is locked, and wakes its job to clean up.
 pub(super) async fn cancel(
@@ -12,6 +13,7 @@ pub(super) async fn cancel(
     order_id: i64,
     code: ProblemCode,
     because: Option<&str>,
+    request_id: &RequestId,
 ) -> Result<(), ApiError> {
     let unstorable = || ApiError::Internal("the order could not be cancelled".to_owned());
     let order = orders::load(conn, order_id).await?.ok_or_else(unstorable)?;
@@ -24,5 +26,5 @@ pub(super) async fn cancel(
     if !orders::record(conn, &after, &event, "api").await? {
         return Err(unstorable());
     }
-    Ok(jobs::wake_for_clean_up(conn, order_id).await?)
+    Ok(jobs::wake_for_clean_up(conn, order_id, request_id.as_str()).await?)
 }

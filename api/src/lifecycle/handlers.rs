@@ -12,7 +12,7 @@ use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::domains::{self, NewDomain};
-use countersign_shared::store::{StoreError, certificates, jobs, orders};
+use countersign_shared::store::{BEGIN_SNAPSHOT, StoreError, certificates, jobs, orders};
 
 use super::cancel::cancel;
 use super::error::ApiError;
@@ -94,14 +94,14 @@ pub(crate) async fn list(
         return Err(bad_query());
     }
     let before = query.cursor.map(|cursor| Cursor::parse(&cursor).ok_or_else(bad_query)).transpose()?;
-    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
+    let mut now = app.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
     // One more than the page holds tells whether another page follows.
     let status = query.status.map(Into::into);
-    let mut page = domains::page(&mut conn, status, before.map(|cursor| cursor.0), i64::from(limit) + 1).await?;
+    let mut page = domains::page(&mut now, status, before.map(|cursor| cursor.0), i64::from(limit) + 1).await?;
     let is_last = page.len() <= usize::from(limit);
     page.truncate(limit.into());
     let next_cursor = page.last().filter(|_| !is_last).map(|last| Cursor(last.id).to_string());
-    Ok(Json(DomainList { domains: view::several(&mut conn, page, true).await?, next_cursor }))
+    Ok(Json(DomainList { domains: view::several(&mut now, page, true).await?, next_cursor }))
 }
 
 /// Where a domain stands
@@ -113,9 +113,9 @@ pub(crate) async fn list(
     AnyCall,
 ))]
 pub(crate) async fn fetch(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<Json<DomainView>, ApiError> {
-    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
-    let domain = domains::find(&mut conn, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
-    Ok(Json(view::one(&mut conn, domain).await?))
+    let mut now = app.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    let domain = domains::find(&mut now, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
+    Ok(Json(view::one(&mut now, domain).await?))
 }
 
 /// Delete a domain
@@ -126,15 +126,19 @@ pub(crate) async fn fetch(State(app): State<Arc<App>>, DomainId(id): DomainId) -
     (status = 404, body = Error, description = "No such domain"),
     AnyCall,
 ))]
-pub(crate) async fn delete(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<StatusCode, ApiError> {
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    DomainId(id): DomainId,
+    request_id: RequestId,
+) -> Result<StatusCode, ApiError> {
     let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
     let domain = domains::lock(&mut tx, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     domains::mark_deleted(&mut tx, domain.id).await?;
     if let Some(order_id) = orders::lock_open_of_domain(&mut tx, domain.id).await? {
-        cancel(&mut tx, order_id, ProblemCode::DomainDeleted, None).await?;
+        cancel(&mut tx, order_id, ProblemCode::DomainDeleted, None, &request_id).await?;
     }
     for order_id in orders::reopen_clean_up(&mut tx, domain.id).await? {
-        jobs::wake_for_clean_up(&mut tx, order_id).await?;
+        jobs::wake_for_clean_up(&mut tx, order_id, request_id.as_str()).await?;
     }
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(domain.id = %domain.public_id, domain.name = %domain.name, "domain deleted");

@@ -20,7 +20,7 @@ use super::wire::{IssuanceStarted, Status};
 use crate::request_id::RequestId;
 
 /// Without a notification the order is read again this often.
-const REREAD: Duration = Duration::from_millis(100);
+const REREAD: Duration = Duration::from_millis(250);
 
 /// What a new order starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(super) async fn run(
     // Subscribed before the order exists, so that no notification about it is missed.
     let mut moved = app.orders_moved.subscribe();
     let wait_ends = Instant::now() + app.place_wait;
-    let order_id = accept(app, id, request_id, issuance).await?;
+    let (order_id, public_id) = accept(app, id, request_id, issuance).await?;
     while Instant::now() < wait_ends {
         // A re-read that fails is not the end of the wait: the order is stored and a worker may place it yet.
         if let Ok(Some(order)) = load(app, order_id).await
@@ -48,13 +48,18 @@ pub(super) async fn run(
         {
             return answer(&order);
         }
-        something_moved(&mut moved, wait_ends).await;
+        order_moved(&mut moved, &public_id, wait_ends).await;
     }
-    end_wait(app, order_id).await
+    end_wait(app, order_id, request_id).await
 }
 
 /// One transaction: the certificate row to fill, the order, its job.
-async fn accept(app: &App, id: &PublicId, request_id: &RequestId, issuance: Issuance) -> Result<i64, ApiError> {
+async fn accept(
+    app: &App,
+    id: &PublicId,
+    request_id: &RequestId,
+    issuance: Issuance,
+) -> Result<(i64, PublicId), ApiError> {
     let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
     let domain = domains::lock(&mut tx, id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     let retry_of = match issuance {
@@ -69,7 +74,7 @@ async fn accept(app: &App, id: &PublicId, request_id: &RequestId, issuance: Issu
             )));
         }
         // Its caller is gone and no worker met it in time.
-        cancel(&mut tx, open, ProblemCode::NotPlacedInTime, None).await?;
+        cancel(&mut tx, open, ProblemCode::NotPlacedInTime, None, request_id).await?;
     }
     let certificate_id = PublicId::from_random(rand::random());
     let certificate =
@@ -80,7 +85,7 @@ async fn accept(app: &App, id: &PublicId, request_id: &RequestId, issuance: Issu
     jobs::enqueue(&mut tx, order, request_id.as_str()).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(domain.id = %domain.public_id, order.id = %order_public_id, domain.name = %domain.name, "order accepted");
-    Ok(order)
+    Ok((order, order_public_id))
 }
 
 fn check_verified(domain: &Domain) -> Result<(), ApiError> {
@@ -116,16 +121,26 @@ async fn load(app: &App, order_id: i64) -> Result<Option<Order>, ApiError> {
     Ok(orders::load(&mut conn, order_id).await?)
 }
 
-/// Returns at the next notification, after [`REREAD`], or when the wait ends: a hint to read again, no more.
-async fn something_moved(moved: &mut broadcast::Receiver<String>, wait_ends: Instant) {
+/// Returns when this order is said to have moved, after [`REREAD`], or when the wait ends: a hint to read again, no more.
+async fn order_moved(moved: &mut broadcast::Receiver<String>, order: &PublicId, wait_ends: Instant) {
+    use broadcast::error::RecvError;
     let until = wait_ends.min(Instant::now() + REREAD);
-    if let Ok(Err(broadcast::error::RecvError::Closed)) = tokio::time::timeout_at(until, moved.recv()).await {
-        tokio::time::sleep_until(until).await;
-    }
+    let said = async {
+        loop {
+            match moved.recv().await {
+                Ok(id) if id == order.as_str() || id.is_empty() => return,
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => return,
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    };
+    // Either way the caller reads again.
+    let _ = tokio::time::timeout_at(until, said).await;
 }
 
 /// Nobody placed it in time: cancel it, unless somebody did at the last moment.
-async fn end_wait(app: &App, order_id: i64) -> Result<IssuanceStarted, ApiError> {
+async fn end_wait(app: &App, order_id: i64, request_id: &RequestId) -> Result<IssuanceStarted, ApiError> {
     let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
     orders::lock(&mut tx, order_id).await?;
     let order = orders::load(&mut tx, order_id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
@@ -133,13 +148,15 @@ async fn end_wait(app: &App, order_id: i64) -> Result<IssuanceStarted, ApiError>
         return answer(&order);
     }
     let reason = match jobs::last_run(&mut tx, order_id).await? {
-        Some(run) if run.was_claimed => match run.last_result.as_ref().and_then(|result| result["detail"].as_str()) {
-            Some(detail) => detail.to_owned(),
-            None => "the certificate authority did not answer in time".to_owned(),
-        },
+        Some(run) if run.was_claimed => {
+            match run.last_result.as_ref().and_then(|result| result["failure"]["detail"].as_str()) {
+                Some(detail) => detail.to_owned(),
+                None => "the certificate authority did not answer in time".to_owned(),
+            }
+        }
         _ => "no worker took it".to_owned(),
     };
-    cancel(&mut tx, order_id, ProblemCode::NotPlacedInTime, Some(&reason)).await?;
+    cancel(&mut tx, order_id, ProblemCode::NotPlacedInTime, Some(&reason), request_id).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::warn!(order.id = %order.public_id, domain.name = %order.domain_name, reason, "order not placed in time: cancelled");
     Err(ApiError::Internal(format!("the order could not be placed: {reason}")))

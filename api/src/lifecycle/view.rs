@@ -25,13 +25,13 @@ pub(super) async fn several(
     let mut failures = orders::failures_of_domains(conn, &ids_in(DomainStatus::Failed)).await?;
     let mut certificates = certificates::newest_issued(conn, &all).await?;
     let view = |domain: Domain| {
-        let now = Circumstances {
+        let circumstances = Circumstances {
             order: pending.remove(&domain.id),
             failure: failures.remove(&domain.id),
             certificate: certificates.remove(&domain.id),
             without_last_check,
         };
-        DomainView::new(domain, now)
+        DomainView::new(domain, circumstances)
     };
     Ok(domains.into_iter().map(view).collect())
 }

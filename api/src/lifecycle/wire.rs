@@ -255,11 +255,12 @@ pub(crate) struct Circumstances {
 }
 
 impl DomainView {
-    pub(crate) fn new(domain: Domain, now: Circumstances) -> Self {
-        let order = now.order.as_ref();
+    pub(crate) fn new(domain: Domain, circumstances: Circumstances) -> Self {
+        let order = circumstances.order.as_ref();
         let instructions = match (domain.status, order) {
             (DomainStatus::Pending, _) => Some(verification_instructions(&domain.name, &domain.verification_token)),
-            (_, Some(order)) => Some(issuance_instructions(&domain.name, &order.txt_value)),
+            (_, Some(order)) if order.seen_at.is_none() => Some(issuance_instructions(&domain.name, &order.txt_value)),
+            (_, Some(_)) => Some("The TXT record was seen; leave it until the domain is active".to_owned()),
             _ => None,
         };
         Self {
@@ -274,16 +275,14 @@ impl DomainView {
             expected_txt_value: order.map(|order| order.txt_value.clone()),
             deadline_at: order.map(|order| timestamp(order.deadline_at)),
             next_check_at: order.map(|order| timestamp(order.next_check_at)),
-            last_check: order
-                .filter(|_| !now.without_last_check)
-                .map(|order| order.last_result.clone().and_then(LastCheck::of)),
-            failure: now.failure.map(|failure| FailureView {
+            last_check: order.filter(|_| !circumstances.without_last_check).map(LastCheck::of),
+            failure: circumstances.failure.map(|failure| FailureView {
                 code: failure.problem.code.as_str(),
                 retryable: failure.is_retryable(),
                 detail: failure.problem.detail,
                 at: timestamp(failure.at),
             }),
-            certificate: now.certificate.map(|certificate| CertificateNote {
+            certificate: circumstances.certificate.map(|certificate| CertificateNote {
                 serial_number: certificate.serial_number,
                 not_after: timestamp(certificate.not_after),
             }),
@@ -293,9 +292,12 @@ impl DomainView {
 }
 
 impl LastCheck {
-    /// A job's last result, if it is a look-up's.
-    fn of(result: serde_json::Value) -> Option<Self> {
-        let seen: Observation = serde_json::from_value(result).ok()?;
+    /// The sight of the value, once there was one; before, what the job's last look-up saw.
+    fn of(order: &PendingOrder) -> Option<Self> {
+        let seen = match order.seen_at {
+            Some(at) => Observation::of_values(at, vec![order.txt_value.clone()], &order.txt_value),
+            None => serde_json::from_value(order.last_result.clone()?).ok()?,
+        };
         Some(Self { at: timestamp(seen.at), result: seen.result, values: seen.values, detail: seen.detail })
     }
 }

@@ -7,7 +7,12 @@ use super::identifier::DnsName;
 
 /// Owner name of the TXT record, with the trailing dot: `_acme-challenge.<name>.`
 pub fn challenge_domain(name: &DnsName) -> String {
-    format!("_acme-challenge.{}.", name.as_str())
+    challenge_owner(name.as_str())
+}
+
+/// The same for an identifier as the CA spells it, without `*.`
+pub fn challenge_owner(identifier: &str) -> String {
+    format!("_acme-challenge.{identifier}.")
 }
 
 /// The sentence a customer follows, for the ownership token.

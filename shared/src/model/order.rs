@@ -87,6 +87,8 @@ pub struct Order {
     pub place_by: Option<OffsetDateTime>,
     pub placement: Option<Placement>,
     pub seen_at: Option<OffsetDateTime>,
+    /// When the last event was stored; polls do not count.
+    pub changed_at: OffsetDateTime,
     pub ended_at: Option<OffsetDateTime>,
     pub cleaned_up_at: Option<OffsetDateTime>,
     pub problem: Option<OrderProblem>,
@@ -222,6 +224,7 @@ mod tests {
             place_by: None,
             placement: None,
             seen_at: None,
+            changed_at: AT,
             ended_at: (!state.is_open()).then_some(AT),
             cleaned_up_at: None,
             problem: None,

@@ -39,7 +39,8 @@ pub enum ProblemCode {
     NotPlacedInTime,
     /// The domain was deleted.
     DomainDeleted,
-    /// Attempts used up for a reason that only an operator can see.
+    /// Attempts used up for a reason that only an operator can see; also any code that a newer release has stored.
+    #[serde(other)]
     Internal,
 }
 
@@ -142,6 +143,12 @@ mod tests {
         for code in ProblemCode::iter() {
             assert!(OrderProblem::new(code, &name).detail.len() > 20, "{code:?}");
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+            assert_eq!(serde_json::from_value::<ProblemCode>(code.as_str().into()).unwrap(), code);
         }
+    }
+
+    #[test]
+    fn a_code_of_a_newer_release_reads_as_internal() {
+        assert_eq!(serde_json::from_value::<ProblemCode>("of_the_future".into()).unwrap(), ProblemCode::Internal);
     }
 }

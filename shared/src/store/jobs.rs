@@ -73,7 +73,7 @@ async fn notify(conn: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Claims at most `limit` due rows of one lane for `lease_secs`. A row whose holder was lost counts an attempt, and is
+/// Claims at most `limit` due rows of one lane, of the kinds that this release knows, for `lease_secs`. A row whose holder was lost counts an attempt, and is
 /// taken only if `may_take_lost`.
 pub async fn claim(
     conn: &mut PgConnection,
@@ -89,6 +89,7 @@ pub async fn claim(
            WHERE id = ANY(ARRAY(
                SELECT id FROM jobs
                WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR $5)
+                 AND kind IN ('poll-challenge', 'sweep')
                ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED))
            RETURNING id, kind, order_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
                now() AS "claimed_at!", trace_context ->> 'request_id' AS request_id"#,
@@ -122,6 +123,8 @@ pub async fn claim(
 
 /// Extends the leases that are still held; returns the fences that are.
 pub async fn renew(conn: &mut PgConnection, fences: &[Fence], lease_secs: f64) -> Result<Vec<Fence>, StoreError> {
+    let mut fences = fences.to_vec();
+    fences.sort_by_key(|fence| fence.id);
     let (ids, leases): (Vec<i64>, Vec<i64>) = fences.iter().map(|fence| (fence.id, fence.lease)).unzip();
     let rows = sqlx::query!(
         "UPDATE jobs j SET due_at = now() + make_interval(secs => $3)
@@ -157,13 +160,14 @@ pub enum Outcome {
     Keep { lease_secs: f64 },
     /// Too early; not an attempt. A row woken meanwhile is due within a second instead.
     Wait { until: OffsetDateTime, saw: Option<serde_json::Value> },
-    /// Failed; `counted` unless the fault is not the order's.
+    /// Failed; `counted` unless the fault is not the order's. What the last look-up saw stays beside it. A row woken
+    /// meanwhile is due within a second instead.
     Retry { after_secs: f64, counted: bool, saw: serde_json::Value },
     /// Given back untouched, due at once.
     Release,
     /// Nothing is left to do.
     Done,
-    /// Stopped for a person.
+    /// Stopped for a person, unless somebody has woken the row meanwhile: then due at once.
     Park { saw: serde_json::Value },
 }
 
@@ -171,7 +175,7 @@ pub async fn settle(conn: &mut PgConnection, fence: Fence, outcome: &Outcome) ->
     let settled = match outcome {
         Outcome::Keep { lease_secs } => {
             sqlx::query!(
-                "UPDATE jobs SET attempts = 0, last_result = last_result - 'failures',
+                "UPDATE jobs SET attempts = 0, last_result = last_result - 'failures' - 'failure',
                      due_at = now() + make_interval(secs => $3)
                  WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
                 fence.id,
@@ -185,7 +189,7 @@ pub async fn settle(conn: &mut PgConnection, fence: Fence, outcome: &Outcome) ->
             sqlx::query!(
                 "UPDATE jobs SET leased_by = NULL, woken = false, lane = CASE lane WHEN 0 THEN 1 ELSE lane END,
                      due_at = CASE WHEN woken THEN least($3, now() + interval '1 second') ELSE $3 END,
-                     last_result = coalesce($4, last_result)
+                     last_result = coalesce($4, last_result - 'failures' - 'failure')
                  WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
                 fence.id,
                 fence.lease,
@@ -197,8 +201,10 @@ pub async fn settle(conn: &mut PgConnection, fence: Fence, outcome: &Outcome) ->
         }
         Outcome::Retry { after_secs, counted, saw } => {
             sqlx::query!(
-                "UPDATE jobs SET leased_by = NULL, woken = false, due_at = now() + make_interval(secs => $3),
-                     attempts = attempts + $4::boolean::int, last_result = $5
+                "UPDATE jobs SET leased_by = NULL, woken = false, attempts = attempts + $4::boolean::int,
+                     due_at = now() + CASE WHEN woken THEN least(make_interval(secs => $3), interval '1 second')
+                                           ELSE make_interval(secs => $3) END,
+                     last_result = coalesce(last_result, '{}') || $5
                  WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
                 fence.id,
                 fence.lease,
@@ -227,7 +233,9 @@ pub async fn settle(conn: &mut PgConnection, fence: Fence, outcome: &Outcome) ->
         }
         Outcome::Park { saw } => {
             sqlx::query!(
-                "UPDATE jobs SET leased_by = NULL, woken = false, parked_at = now(), last_result = $3
+                "UPDATE jobs SET leased_by = NULL, woken = false, last_result = coalesce(last_result, '{}') || $3,
+                     parked_at = CASE WHEN woken THEN NULL ELSE now() END,
+                     due_at = CASE WHEN woken THEN now() ELSE due_at END
                  WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
                 fence.id,
                 fence.lease,
@@ -240,15 +248,20 @@ pub async fn settle(conn: &mut PgConnection, fence: Fence, outcome: &Outcome) ->
     Ok(settled.rows_affected() == 1)
 }
 
-/// Asks for a look at the order now, at most one a second: somebody says that the record is set. Returns when.
+/// Asks for a look-up now, at most one a second: somebody says that the record is set. Returns when it is due.
+///
+/// An order that awaits no record any more is left alone: what it waits for is the CA, at the pace the CA asked for.
 pub async fn wake_for_check(conn: &mut PgConnection, order_id: i64) -> Result<Option<OffsetDateTime>, StoreError> {
     let due_at = sqlx::query_scalar!(
-        r#"UPDATE jobs SET woken = true, lane = CASE WHEN leased_by IS NULL THEN 0 ELSE lane END,
-               due_at = CASE WHEN leased_by IS NULL
-                   THEN least(due_at, greatest(now(), (last_result ->> 'at')::timestamptz + interval '1 second'))
-                   ELSE due_at END
-           WHERE order_id = $1 AND parked_at IS NULL
-           RETURNING CASE WHEN leased_by IS NULL THEN due_at ELSE now() END AS "due_at!""#,
+        r#"UPDATE jobs j SET
+               woken = j.woken OR o.awaits_record,
+               lane = CASE WHEN o.awaits_record AND j.leased_by IS NULL THEN 0 ELSE j.lane END,
+               due_at = CASE WHEN o.awaits_record AND j.leased_by IS NULL
+                   THEN least(j.due_at, greatest(now(), (j.last_result ->> 'at')::timestamptz + interval '1 second'))
+                   ELSE j.due_at END
+           FROM (SELECT id, state IN ('placed', 'presented') AND seen_at IS NULL AS awaits_record FROM orders) AS o
+           WHERE j.order_id = $1 AND o.id = $1 AND j.parked_at IS NULL
+           RETURNING CASE WHEN j.leased_by IS NULL THEN greatest(j.due_at, now()) ELSE now() END AS "due_at!""#,
         order_id
     )
     .fetch_optional(&mut *conn)
@@ -257,14 +270,17 @@ pub async fn wake_for_check(conn: &mut PgConnection, order_id: i64) -> Result<Op
     Ok(due_at)
 }
 
-/// Makes sure that somebody cleans up after an ended order: wakes or un-parks its job, or enqueues one.
-pub async fn wake_for_clean_up(conn: &mut PgConnection, order_id: i64) -> Result<(), StoreError> {
+/// Makes sure that somebody cleans up after an ended order: wakes or un-parks its job, with all attempts before it, or
+/// enqueues one.
+pub async fn wake_for_clean_up(conn: &mut PgConnection, order_id: i64, request_id: &str) -> Result<(), StoreError> {
     sqlx::query!(
-        "INSERT INTO jobs (kind, order_id, lane) VALUES ('poll-challenge', $1, 1)
-         ON CONFLICT (order_id) DO UPDATE SET woken = true, parked_at = NULL,
-             attempts = CASE WHEN jobs.leased_by IS NULL THEN 0 ELSE jobs.attempts END,
+        "INSERT INTO jobs (kind, order_id, lane, trace_context)
+         VALUES ('poll-challenge', $1, 1, jsonb_build_object('request_id', $2::text))
+         ON CONFLICT (order_id) DO UPDATE SET woken = true, parked_at = NULL, attempts = 0,
+             trace_context = excluded.trace_context,
              due_at = CASE WHEN jobs.leased_by IS NULL THEN now() ELSE jobs.due_at END",
-        order_id
+        order_id,
+        request_id
     )
     .execute(conn)
     .await?;

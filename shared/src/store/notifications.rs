@@ -1,5 +1,6 @@
 //! LISTEN/NOTIFY: hints that make waiters look sooner. Everything works without them, by polling, later.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool};
@@ -14,8 +15,10 @@ pub const ORDERS: &str = "countersign_orders";
 /// Forwards the payloads of `channel` until `stop`; comes back after every loss of the connection.
 pub async fn forward(pool: PgPool, channel: &'static str, to: broadcast::Sender<String>, stop: CancellationToken) {
     let listening = async {
+        let mut reported = false;
         loop {
-            if let Err(error) = listen(&pool, channel, &to).await {
+            let Err(error) = listen(&pool, channel, &to, &mut reported).await;
+            if !std::mem::replace(&mut reported, true) {
                 tracing::warn!(channel, %error, "not listening for notifications; waiters poll instead");
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -24,9 +27,16 @@ pub async fn forward(pool: PgPool, channel: &'static str, to: broadcast::Sender<
     stop.run_until_cancelled(listening).await;
 }
 
-async fn listen(pool: &PgPool, channel: &str, to: &broadcast::Sender<String>) -> Result<(), sqlx::Error> {
+/// `reported`: whether the loss of the connection was logged; forgotten once it is back.
+async fn listen(
+    pool: &PgPool,
+    channel: &str,
+    to: &broadcast::Sender<String>,
+    reported: &mut bool,
+) -> Result<Infallible, sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(channel).await?;
+    *reported = false;
     loop {
         match listener.try_recv().await? {
             // Nobody waiting is fine: a send without receivers is an error to ignore.

@@ -1,15 +1,15 @@
-//! `orders`, with their `authorizations` and `order_events`: the truth that jobs only point at.
+//! `orders`: the truth that jobs only point at.
 
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{StoreError, certificates, domains, notifications};
+use super::{StoreError, authorizations, certificates, domains, notifications, order_events};
 use crate::model::domain::DomainStatus;
 use crate::model::identifier::DnsName;
 use crate::model::ids::PublicId;
-use crate::model::order::{Authorization, Order, OrderEvent, OrderState, Placement};
+use crate::model::order::{Order, OrderEvent, OrderState, Placement};
 use crate::model::problem::OrderProblem;
 
 /// Unique index: one open order per domain for `/domains`.
@@ -40,7 +40,7 @@ pub async fn insert(
     )
     .fetch_one(&mut *conn)
     .await?;
-    insert_event(conn, id, "accepted", OrderState::Accepted, "api", None).await?;
+    order_events::insert(conn, id, "accepted", OrderState::Accepted, "api", None).await?;
     Ok(id)
 }
 
@@ -48,7 +48,7 @@ pub async fn insert(
 pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, StoreError> {
     let Some(row) = sqlx::query!(
         "SELECT o.id, o.public_id, o.domain_id, o.certificate_id, o.state, o.revision, o.directory, o.acme_url, o.place_by,
-                o.placed_at, o.deadline_at, o.seen_at, o.ended_at, o.cleaned_up_at, o.problem,
+                o.placed_at, o.deadline_at, o.seen_at, o.updated_at, o.ended_at, o.cleaned_up_at, o.problem,
                 d.name, d.deleted_at, c.algorithm
          FROM orders o JOIN domains d ON d.id = o.domain_id JOIN certificates c ON c.id = o.certificate_id
          WHERE o.id = $1",
@@ -59,14 +59,7 @@ pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, Sto
     else {
         return Ok(None);
     };
-    let authorizations = sqlx::query_as!(
-        Authorization,
-        "SELECT identifier, wildcard, url, challenge_url, token, txt_value, proved_at
-         FROM authorizations WHERE order_id = $1 ORDER BY identifier, wildcard",
-        id
-    )
-    .fetch_all(conn)
-    .await?;
+    let authorizations = authorizations::of_order(conn, id).await?;
     let placement = match (row.directory, row.acme_url, row.placed_at, row.deadline_at) {
         (Some(directory), Some(acme_url), Some(placed_at), Some(deadline_at)) => {
             Some(Placement { directory, acme_url, placed_at, deadline_at })
@@ -86,6 +79,7 @@ pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, Sto
         place_by: row.place_by,
         placement,
         seen_at: row.seen_at,
+        changed_at: row.updated_at,
         ended_at: row.ended_at,
         cleaned_up_at: row.cleaned_up_at,
         problem: row.problem.map(parse_problem).transpose()?,
@@ -130,11 +124,11 @@ pub async fn record(
     }
     let first_of_its_kind = match event {
         OrderEvent::Placed { .. } => {
-            insert_authorizations(conn, after).await?;
+            authorizations::insert(conn, after).await?;
             true
         }
         OrderEvent::Authorized { at } => {
-            mark_proved(conn, after.id, *at).await?;
+            authorizations::mark_proved(conn, after.id, *at).await?;
             true
         }
         OrderEvent::Prepared(key) => certificates::store_key(conn, after.certificate_id, key).await?,
@@ -148,12 +142,13 @@ pub async fn record(
         _ => true,
     };
     if !first_of_its_kind {
-        return Ok(false);
+        // The order has not changed, its certificate has: no step can mend that.
+        return Err(StoreError::Corrupt { column: "certificates.state" });
     }
     if let Some(status) = to_status {
         domains::move_status(conn, after.domain_id, status).await?;
     }
-    insert_event(conn, after.id, event.name(), after.state, actor, event_detail(event)).await?;
+    order_events::insert(conn, after.id, event.name(), after.state, actor, event_detail(event)).await?;
     if matches!(event, OrderEvent::Placed { .. } | OrderEvent::GaveUp { .. } | OrderEvent::Cancelled { .. }) {
         sqlx::query!("SELECT pg_notify($1, $2)", notifications::ORDERS, after.public_id.as_str()).execute(conn).await?;
     }
@@ -185,83 +180,6 @@ fn event_detail(event: &OrderEvent) -> Option<serde_json::Value> {
         OrderEvent::CleanedUp { finding: Some(finding), .. } => Some(serde_json::json!({ "finding": finding })),
         _ => None,
     }
-}
-
-async fn insert_event(
-    conn: &mut PgConnection,
-    order_id: i64,
-    event: &str,
-    state: OrderState,
-    actor: &str,
-    detail: Option<serde_json::Value>,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "INSERT INTO order_events (order_id, event, state, actor, detail) VALUES ($1, $2, $3, $4, $5)",
-        order_id,
-        event,
-        state.as_str(),
-        actor,
-        detail
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-async fn insert_authorizations(conn: &mut PgConnection, order: &Order) -> Result<(), StoreError> {
-    for one in &order.authorizations {
-        sqlx::query!(
-            "INSERT INTO authorizations (order_id, domain_id, identifier, wildcard, url, challenge_url, token, txt_value, proved_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            order.id,
-            order.domain_id,
-            one.identifier,
-            one.wildcard,
-            one.url,
-            one.challenge_url,
-            one.token,
-            one.txt_value,
-            one.proved_at
-        )
-        .execute(&mut *conn)
-        .await?;
-    }
-    Ok(())
-}
-
-async fn mark_proved(conn: &mut PgConnection, order_id: i64, at: OffsetDateTime) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE authorizations SET proved_at = $2 WHERE order_id = $1 AND proved_at IS NULL", order_id, at)
-        .execute(conn)
-        .await?;
-    Ok(())
-}
-
-/// Whether this domain row itself passed dns-01 for the identifier since it was registered.
-pub async fn domain_proved(conn: &mut PgConnection, domain_id: i64, identifier: &str) -> Result<bool, StoreError> {
-    let proved = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM authorizations WHERE domain_id = $1 AND identifier = $2 AND proved_at IS NOT NULL) AS "proved!""#,
-        domain_id,
-        identifier
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(proved)
-}
-
-/// Whether the CA gave this authorization to another domain row before: what becomes of it proves nothing about this one.
-pub async fn authorization_was_anothers(
-    conn: &mut PgConnection,
-    url: &str,
-    domain_id: i64,
-) -> Result<bool, StoreError> {
-    let was = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM authorizations WHERE url = $1 AND domain_id <> $2) AS "was!""#,
-        url,
-        domain_id
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(was)
 }
 
 /// Another order of ours that the CA's order URL belongs, or belonged, to.
@@ -357,6 +275,8 @@ pub struct PendingOrder {
     pub public_id: PublicId,
     pub txt_value: String,
     pub deadline_at: OffsetDateTime,
+    /// When the value was first seen.
+    pub seen_at: Option<OffsetDateTime>,
     /// When the job is due; in the past or now while a worker is at it.
     pub next_check_at: OffsetDateTime,
     pub last_result: Option<serde_json::Value>,
@@ -368,7 +288,7 @@ pub async fn pending_of_domains(
     domain_ids: &[i64],
 ) -> Result<HashMap<i64, PendingOrder>, StoreError> {
     let rows = sqlx::query!(
-        r#"SELECT o.domain_id AS "domain_id!", o.public_id AS "public_id!", a.txt_value AS "txt_value!", o.deadline_at AS "deadline_at!", j.last_result AS "last_result?",
+        r#"SELECT o.domain_id AS "domain_id!", o.public_id AS "public_id!", a.txt_value AS "txt_value!", o.deadline_at AS "deadline_at!", o.seen_at, j.last_result AS "last_result?",
                CASE WHEN j.leased_by IS NULL THEN greatest(j.due_at, now()) ELSE now() END AS "next_check_at!"
            FROM orders o JOIN authorizations a ON a.order_id = o.id LEFT JOIN jobs j ON j.order_id = o.id
            WHERE o.domain_id = ANY($1) AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL"#,
@@ -385,6 +305,7 @@ pub async fn pending_of_domains(
                         .ok_or(StoreError::Corrupt { column: "orders.public_id" })?,
                     txt_value: row.txt_value,
                     deadline_at: row.deadline_at,
+                    seen_at: row.seen_at,
                     next_check_at: row.next_check_at,
                     last_result: row.last_result,
                 },

@@ -12,7 +12,7 @@ use countersign_shared::store::PgPool;
 use futures::future::try_join_all;
 use instant_acme::{AuthorizationState, ChallengeType, Identifier, NewOrder, OrderState};
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::account::{AccountKey, AccountRecord, Accounts, PostgresRecord, Session};
 use super::problem::{AcmeError, ErrorClass, Problem, RequestKind};
@@ -30,6 +30,11 @@ struct Inner {
     directory: String,
     accounts: Accounts,
     new_orders: Semaphore,
+}
+
+/// The right to send one newOrder.
+pub struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
 }
 
 /// RFC 8555 §7.1.6.
@@ -122,13 +127,17 @@ impl Acme {
         &self.0.directory
     }
 
-    /// newOrder (RFC 8555 §7.4), then a read of each authorization.
-    pub async fn place(&self, names: &[String]) -> Result<PlacedOrder, AcmeError> {
+    /// Waits for a turn to send newOrder: there are `ACME_NEW_ORDER_LIMIT` at a time.
+    pub async fn turn(&self) -> Turn<'_> {
+        Turn { _permit: self.0.new_orders.acquire().await.expect("the semaphore is never closed") }
+    }
+
+    /// newOrder (RFC 8555 §7.4), which ends the turn, then a read of each authorization.
+    pub async fn place(&self, turn: Turn<'_>, names: &[String]) -> Result<PlacedOrder, AcmeError> {
         const KIND: RequestKind = RequestKind::NewOrder;
         let identifiers: Arc<[Identifier]> = names.iter().cloned().map(Identifier::Dns).collect();
         let (url, state) = {
-            // Never closed, so this is always a permit.
-            let _permit = self.0.new_orders.acquire().await;
+            let _turn = turn;
             self.call(|session| {
                 let identifiers = Arc::clone(&identifiers);
                 async move {
@@ -403,5 +412,12 @@ impl From<instant_acme::ChallengeStatus> for ChallengeStatus {
             instant_acme::ChallengeStatus::Valid => Self::Valid,
             instant_acme::ChallengeStatus::Invalid => Self::Invalid,
         }
+    }
+}
+
+#[cfg(test)]
+impl Acme {
+    pub(super) async fn place_now(&self, names: &[String]) -> Result<PlacedOrder, AcmeError> {
+        self.place(self.turn().await, names).await
     }
 }

@@ -306,7 +306,7 @@ async fn what_a_ca_must_not_say_is_an_error_and_unknown_challenges_are_not() {
         ("https://user@localhost/authz", &good, false),
     ] {
         let ca = FakeCa::start(&[("/new", &order(authorization_url)), ("/authz", answer)]).await;
-        let outcome = ca.acme().place(&names).await;
+        let outcome = ca.acme().place_now(&names).await;
         assert_eq!(outcome.is_ok(), placed, "{authorization_url} {answer}");
         match outcome {
             Ok(order) => {
@@ -323,7 +323,7 @@ async fn calls_can_run_on_any_thread() {
     fn sendable<T: Send>(_: &T) {}
     let acme = FakeCa::start(&[]).await.acme();
     let names = ["a.example".to_owned()];
-    sendable(&acme.place(&names));
+    sendable(&acme.place_now(&names));
     sendable(&acme.finalize("", &[]));
     sendable(&acme.download(""));
     sendable(&acme.deactivate_authorization(""));

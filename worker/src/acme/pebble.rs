@@ -207,7 +207,7 @@ async fn an_order_becomes_a_certificate_and_the_ca_accepts_our_txt_values() {
     let acme = pebble.acme(&record);
     let names = names(&["shop.example.com", "*.shop.example.com"]);
 
-    let placed = acme.place(&names).await.unwrap();
+    let placed = acme.place_now(&names).await.unwrap();
     assert_eq!(placed.status, OrderStatus::Pending);
     for authorization in &placed.authorizations {
         assert_eq!(authorization.identifier, "shop.example.com");
@@ -255,7 +255,7 @@ async fn concurrent_first_calls_register_once_and_the_same_key_is_the_same_accou
     let record = Arc::new(MemoryRecord::default());
     let acme = pebble.acme(&record);
     let (a, b) = (names(&["a.example.com"]), names(&["b.example.com"]));
-    let (one, two) = tokio::join!(acme.place(&a), acme.place(&b));
+    let (one, two) = tokio::join!(acme.place_now(&a), acme.place_now(&b));
     let (one, _) = (one.unwrap(), two.unwrap());
     assert_eq!(record.kids_stored.load(Ordering::SeqCst), 1);
 
@@ -270,7 +270,7 @@ async fn concurrent_first_calls_register_once_and_the_same_key_is_the_same_accou
 #[tokio::test]
 async fn an_external_account_is_bound_to_our_rsa_key() {
     let pebble = Pebble::start(5, true).await;
-    let unbound = pebble.acme(&Arc::default()).place(&names(&["a.example.com"])).await;
+    let unbound = pebble.acme(&Arc::default()).place_now(&names(&["a.example.com"])).await;
     assert_eq!(unbound.unwrap_err().class, ErrorClass::FatalForAccount);
 
     let with_mac_key = |hmac_key: &[u8]| {
@@ -278,8 +278,8 @@ async fn an_external_account_is_bound_to_our_rsa_key() {
         let settings = Settings { external_account, ..pebble.settings() };
         Acme::with_record(settings, Arc::<MemoryRecord>::default()).unwrap()
     };
-    with_mac_key(MAC_KEY).place(&names(&["a.example.com"])).await.unwrap();
-    let forged = with_mac_key(b"another key").place(&names(&["a.example.com"])).await;
+    with_mac_key(MAC_KEY).place_now(&names(&["a.example.com"])).await.unwrap();
+    let forged = with_mac_key(b"another key").place_now(&names(&["a.example.com"])).await;
     assert_eq!(forged.unwrap_err().class, ErrorClass::FatalForAccount);
 }
 
@@ -288,12 +288,12 @@ async fn an_account_that_the_ca_forgot_is_registered_again_with_the_same_key() {
     let mut pebble = Pebble::start(5, false).await;
     let record = Arc::new(MemoryRecord::default());
     let acme = pebble.acme(&record);
-    let placed = acme.place(&names(&["a.example.com"])).await.unwrap();
+    let placed = acme.place_now(&names(&["a.example.com"])).await.unwrap();
     let key = record.row.lock().unwrap().clone().unwrap().0;
     pebble.restart().await;
 
     assert_eq!(acme.order(&placed.url).await.unwrap_err().class, ErrorClass::NewOrderNeeded);
-    acme.place(&names(&["a.example.com"])).await.unwrap();
+    acme.place_now(&names(&["a.example.com"])).await.unwrap();
     assert_eq!(record.kids_stored.load(Ordering::SeqCst), 2);
     assert_eq!(record.row.lock().unwrap().clone().unwrap().0, key);
 }
@@ -302,7 +302,7 @@ async fn an_account_that_the_ca_forgot_is_registered_again_with_the_same_key() {
 async fn deactivation_looks_first_and_may_be_repeated() {
     let pebble = Pebble::start(5, false).await;
     let acme = pebble.acme(&Arc::default());
-    let placed = acme.place(&names(&["a.example.com"])).await.unwrap();
+    let placed = acme.place_now(&names(&["a.example.com"])).await.unwrap();
     let url = &placed.authorizations[0].url;
     for _ in 0..2 {
         acme.deactivate_authorization(url).await.unwrap();
@@ -317,11 +317,11 @@ async fn deactivation_looks_first_and_may_be_repeated() {
 async fn what_the_ca_refuses_is_told_with_its_problem() {
     let pebble = Pebble::start(5, false).await;
     let acme = pebble.acme(&Arc::default());
-    let blocked = acme.place(&names(&["blocked.example"])).await.unwrap_err();
+    let blocked = acme.place_now(&names(&["blocked.example"])).await.unwrap_err();
     assert_eq!(blocked.class, ErrorClass::FatalForOrder, "{blocked}");
     assert!(blocked.to_string().contains("rejectedIdentifier"), "{blocked}");
 
-    let placed = acme.place(&names(&["empty.example.com"])).await.unwrap();
+    let placed = acme.place_now(&names(&["empty.example.com"])).await.unwrap();
     let csr = KeyMaker::new().make(KeyAlgorithm::EcdsaP256, &names(&["empty.example.com"])).await.unwrap();
     let too_early = acme.finalize(&placed.url, &csr_der(&csr.csr_pem).unwrap()).await.unwrap();
     assert_eq!(too_early.status, OrderStatus::Pending);
@@ -345,7 +345,7 @@ async fn what_the_ca_refuses_is_told_with_its_problem() {
 async fn half_of_all_nonces_may_be_rejected() {
     let pebble = Pebble::start(50, false).await;
     let acme = pebble.acme(&Arc::default());
-    let placed = eventually(async || acme.place(&names(&["a.example.com"])).await.ok()).await;
+    let placed = eventually(async || acme.place_now(&names(&["a.example.com"])).await.ok()).await;
     let mut failed = 0;
     for _ in 0..40 {
         if let Err(error) = acme.order(&placed.url).await {

@@ -293,6 +293,11 @@ impl AcmeError {
         AcmeError { problem, ..Self::without_answer(request, class, None) }
     }
 
+    /// The failure was not the CA's: our own database did not answer.
+    pub fn store_failure(&self) -> Option<&StoreError> {
+        self.source.as_deref()?.downcast_ref()
+    }
+
     /// An error that no answer of the CA led to.
     pub fn without_answer(
         request: RequestKind,

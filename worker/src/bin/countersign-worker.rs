@@ -39,7 +39,9 @@ async fn run() -> anyhow::Result<()> {
             tracing::error!(%error, "the operators' listener ended");
         }
     });
-    lifecycle::await_schema(&pool, &stop).await?;
+    if !lifecycle::await_schema(&pool, &stop).await? {
+        return Ok(());
+    }
     tracing::warn!("private keys are stored unencrypted, as PEM in the table certificates");
     let worker = settings.name();
     tracing::info!(worker, directory = tools.acme.directory(), version = env!("CARGO_PKG_VERSION"), "ready");

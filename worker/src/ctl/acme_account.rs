@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use countersign_shared::config::DatabaseArgs;
+use countersign_shared::config::DatabaseAddress;
 use countersign_shared::store::{self, acme_accounts};
 use url::Url;
 
@@ -31,7 +31,7 @@ pub(super) struct Import {
     kid: Url,
 
     #[command(flatten)]
-    database: DatabaseArgs,
+    database: DatabaseAddress,
 }
 
 impl AcmeAccount {

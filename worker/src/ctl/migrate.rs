@@ -1,13 +1,13 @@
 //! `countersignctl migrate`
 
 use clap::Args;
-use countersign_shared::config::DatabaseArgs;
+use countersign_shared::config::DatabaseAddress;
 use countersign_shared::store::{self, schema};
 
 #[derive(Args)]
 pub(super) struct Migrate {
     #[command(flatten)]
-    database: DatabaseArgs,
+    database: DatabaseAddress,
 }
 
 impl Migrate {

@@ -1,6 +1,7 @@
 //! Leases that this process holds: who renews them, when they end, and how a run's outcome is written under one.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,16 +31,10 @@ pub struct Lease {
     leases: Arc<Leases>,
     ends: watch::Receiver<Instant>,
     claimed: Instant,
+    /// The order has advanced under this lease: the failures before that no longer count.
+    forgiven: AtomicBool,
     /// The slot is free again once the outcome is written.
     _slot: Slot,
-}
-
-/// What writing an outcome came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    Written,
-    /// Somebody else has the job now, or it is gone: nothing was written.
-    LeaseLost,
 }
 
 impl Leases {
@@ -55,7 +50,14 @@ impl Leases {
     pub(super) fn hold(self: &Arc<Self>, job: ClaimedJob, sent_at: Instant, slot: Slot) -> Lease {
         let (sender, ends) = watch::channel(sent_at + self.lease_for);
         self.held().insert(job.fence, sender);
-        Lease { job, leases: Arc::clone(self), ends, claimed: Instant::now(), _slot: slot }
+        Lease {
+            job,
+            leases: Arc::clone(self),
+            ends,
+            claimed: Instant::now(),
+            forgiven: AtomicBool::new(false),
+            _slot: slot,
+        }
     }
 
     /// Renews what is held, every third of the lease, in one statement, until `stop`.
@@ -106,6 +108,21 @@ impl Lease {
         self.job.claimed_at + self.claimed.elapsed()
     }
 
+    /// Counted failures since the order last advanced.
+    pub fn attempts(&self) -> i32 {
+        if self.forgiven.load(Ordering::Relaxed) { 0 } else { self.job.attempts }
+    }
+
+    /// Failures in a row since the order last advanced, counted or not.
+    pub fn failures(&self) -> u32 {
+        if self.forgiven.load(Ordering::Relaxed) { 0 } else { self.job.failures }
+    }
+
+    /// Says that the order has advanced.
+    pub fn forgive(&self) {
+        self.forgiven.store(true, Ordering::Relaxed);
+    }
+
     /// Ends when the lease has, by the monotonic clock: from then on this run must start no outside effect.
     pub async fn ended(&self) {
         let mut ends = self.ends.clone();
@@ -120,25 +137,22 @@ impl Lease {
 
     /// Writes how the run ended, and tries again while the database is away. The fence decides whether it still counts:
     /// a late outcome is right as long as nobody else has claimed the row.
-    pub async fn settle(&self, outcome: Outcome) -> Settled {
+    pub async fn settle(&self, outcome: Outcome) {
         loop {
             let written = async {
                 let mut conn = self.leases.pool.acquire().await?;
                 jobs::settle(&mut conn, self.job.fence, &outcome).await
             };
             match written.await {
-                Ok(true) => return Settled::Written,
-                Ok(false) => {
-                    tracing::warn!("lease lost: the outcome of this run was refused");
-                    return Settled::LeaseLost;
-                }
+                Ok(true) => return,
+                Ok(false) => return tracing::warn!("lease lost: the outcome of this run was refused"),
                 Err(error) if error.is_outage() => {
                     tracing::warn!(error = chain(&error), "outcome not written yet");
                     tokio::time::sleep(WRITE_AGAIN_AFTER).await;
                 }
                 Err(error) => {
                     tracing::error!(error = chain(&error), "outcome cannot be written; the lease runs out instead");
-                    return Settled::LeaseLost;
+                    return;
                 }
             }
         }

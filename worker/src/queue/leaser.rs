@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_shared::store::jobs::{self, Lane};
+use countersign_shared::store::jobs::{self, Lane, Outcome};
 use countersign_shared::store::{PgPool, StoreError};
 use countersign_shared::telemetry::chain;
 use tokio::sync::{broadcast, mpsc};
@@ -74,8 +74,10 @@ impl Leaser {
             more_is_due |= jobs.len() == free;
             for job in jobs {
                 let lease = self.leases.hold(job, sent_at, self.slots.take(lane));
-                // The receiver lives as long as the worker; on stop it is drained and released.
-                drop(self.claimed.send(lease));
+                // Stopped while the claim was under way: given back, like what the backend had not started.
+                if let Err(mpsc::error::SendError(lease)) = self.claimed.send(lease) {
+                    lease.settle(Outcome::Release).await;
+                }
             }
         }
         Ok(if more_is_due { Duration::ZERO } else { LOOK_EVERY })

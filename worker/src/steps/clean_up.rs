@@ -4,7 +4,7 @@
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
 use countersign_shared::telemetry::chain;
 
-use super::{Step, StepError, StepOutcome, StepResult};
+use super::{CA_MAY_BE_AWAY, Step, StepError, StepOutcome, StepResult};
 use crate::acme::ErrorClass;
 
 /// Counted failures after which clean-up ends with a finding.
@@ -20,11 +20,12 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
     if calls_ca(step.order) {
         for authorization in &step.order.authorizations {
             if let Err(error) = step.tools.acme.deactivate_authorization(&authorization.url).await {
-                if matches!(error.class, ErrorClass::RetryLater | ErrorClass::RateLimited) {
+                let is_away = matches!(error.class, ErrorClass::RetryLater | ErrorClass::RateLimited);
+                if is_away && step.waited() < CA_MAY_BE_AWAY {
                     return step.ca_failed(&error);
                 }
                 let detail = "an authorization could not be deactivated at the CA";
-                if step.lease.job.attempts + 1 < TRIES {
+                if !is_away && step.lease.attempts() + 1 < TRIES.min(step.tools.max_attempts) {
                     return Err(StepError::counted(detail, &error));
                 }
                 tracing::warn!(error = chain(&error), detail);

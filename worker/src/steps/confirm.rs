@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use countersign_shared::model::challenge::{LookupResult, Observation};
+use countersign_shared::model::challenge::{LookupResult, Observation, challenge_owner};
 use countersign_shared::model::order::OrderEvent;
 use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::model::schedule::next_look;
@@ -64,7 +64,7 @@ async fn look(step: &Step<'_>) -> Observation {
     let began_at = step.now();
     let mut last = None;
     for authorization in step.order.authorizations.iter().filter(|one| one.proved_at.is_none()) {
-        let owner = format!("_acme-challenge.{}.", authorization.identifier);
+        let owner = challenge_owner(&authorization.identifier);
         let observation = match step.tools.lookup.txt(&owner).await {
             Ok(values) => Observation::of_values(began_at, values, &authorization.txt_value),
             Err(error) => Observation::of_failure(began_at, &error.to_string()),

@@ -6,12 +6,15 @@ use countersign_shared::store::{StoreError, certificates};
 use countersign_shared::telemetry::chain;
 
 use super::{Step, StepError, StepOutcome, StepResult};
+use crate::acme::ErrorClass;
 use crate::keys;
 
 pub(super) async fn run(step: &Step<'_>) -> StepResult {
     let chain_pem = match step.tools.acme.download(step.acme_url()?).await {
         Ok(Some(chain_pem)) => chain_pem,
         Ok(None) => return Ok(step.ask_again(None)),
+        // The CA has the CSR and does not show it yet.
+        Err(error) if error.class == ErrorClass::LookAgain => return Ok(step.ask_again(error.retry_after)),
         Err(error) => return step.ca_failed(&error),
     };
     let mut conn = step.tools.pool.acquire().await.map_err(StoreError::from)?;

@@ -6,18 +6,23 @@ use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::StoreError;
 use countersign_shared::telemetry::chain;
 
-use super::{Step, StepOutcome};
+use super::{CA_MAY_BE_AWAY, Step, StepOutcome};
 use crate::acme::{AcmeError, ErrorClass, Problem, class_of_authorization_problem};
 
 /// How long the CA is left alone when it limits our rate without saying for how long.
 const HOLD_BACK: Duration = Duration::from_secs(60);
-/// A CA that names a longer time is asked again after this one.
-const LONGEST_HOLD_BACK: Duration = Duration::from_secs(24 * 3600);
+/// Bounds of what a CA asks for. A longer time is asked about again after the upper one: the limit may be for one name
+/// only, and the hold is everybody's.
+const SHORTEST_HOLD_BACK: Duration = Duration::from_secs(1);
+const LONGEST_HOLD_BACK: Duration = Duration::from_secs(3600);
+/// The longest pause that a CA which cannot serve may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// Why a step could not be done now.
 pub enum StepError {
-    /// Try again: after `after`, or as the backoff says. `counted` unless the fault is not the order's.
+    /// Try again. `counted` unless the fault is not the order's.
     Retry {
+        /// Never sooner than the backoff says.
         after: Option<Duration>,
         counted: bool,
         /// In our words: a waiting caller reads it.
@@ -43,12 +48,16 @@ impl StepError {
     pub(crate) fn counted(detail: &str, cause: &(dyn std::error::Error + 'static)) -> Self {
         Self::Retry { after: None, counted: true, detail: detail.to_owned(), cause: chain(cause) }
     }
+
+    fn of_store(error: &StoreError) -> Self {
+        let counted = !error.is_outage();
+        Self::Retry { after: None, counted, detail: "the database failed".to_owned(), cause: chain(error) }
+    }
 }
 
 impl From<StoreError> for StepError {
     fn from(error: StoreError) -> Self {
-        let counted = !error.is_outage();
-        Self::Retry { after: None, counted, detail: "the database failed".to_owned(), cause: chain(&error) }
+        Self::of_store(&error)
     }
 }
 
@@ -56,17 +65,27 @@ impl Step<'_> {
     /// What a refusal or failure of the CA means for this order. With the TXT record written by hand a dead CA order is
     /// the end: a new one has a new TXT value that nobody was told.
     pub(super) fn ca_failed(&self, error: &AcmeError) -> Result<StepOutcome, StepError> {
+        if let Some(store) = error.store_failure() {
+            return Err(StepError::of_store(store));
+        }
         let cause = chain(error);
         let retry = |after: Option<Duration>, counted: bool, detail: &str| {
             Err(StepError::Retry { after, counted, detail: detail.to_owned(), cause: cause.clone() })
         };
         match error.class {
-            ErrorClass::RetryLater => retry(error.retry_after, false, "the certificate authority cannot be reached"),
+            ErrorClass::RetryLater if self.order.state.is_open() && self.waited() > CA_MAY_BE_AWAY => {
+                let problem = self.problem(ProblemCode::CaRefused).because("it could not be reached for a day");
+                Ok(self.give_up(problem))
+            }
+            ErrorClass::RetryLater => {
+                let after = error.retry_after.map(|after| after.min(LONGEST_PAUSE));
+                retry(after, false, "the certificate authority cannot be reached")
+            }
             ErrorClass::LookAgain => {
                 retry(Some(Duration::from_secs(1)), true, "the certificate authority is not ready")
             }
             ErrorClass::RateLimited => {
-                let hold_for = error.retry_after.unwrap_or(HOLD_BACK).min(LONGEST_HOLD_BACK);
+                let hold_for = error.retry_after.unwrap_or(HOLD_BACK).clamp(SHORTEST_HOLD_BACK, LONGEST_HOLD_BACK);
                 Err(StepError::HoldBack { hold_for, because: cause })
             }
             ErrorClass::NewOrderNeeded => Ok(self.end(ProblemCode::CaOrderLost, error.problem.as_ref())),

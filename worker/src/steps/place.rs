@@ -8,24 +8,24 @@ use std::time::Duration;
 
 use countersign_shared::model::order::{Authorization, OrderEvent, Placement};
 use countersign_shared::model::problem::ProblemCode;
-use countersign_shared::store::{StoreError, orders};
+use countersign_shared::store::{StoreError, authorizations, orders};
 
 use super::{Step, StepError, StepOutcome, StepResult};
-use crate::acme::{AuthorizationStatus, AuthorizationView, ErrorClass, OrderStatus, PlacedOrder};
+use crate::acme::{AuthorizationStatus, AuthorizationView, ErrorClass, OrderStatus, PlacedOrder, Turn};
 
 /// A CA that keeps handing out what was just deactivated is asked this often in one run.
 const ROUNDS: usize = 3;
 
 pub(super) async fn run(step: &Step<'_>) -> StepResult {
-    if step.order.place_by.is_some_and(|place_by| step.now() >= place_by) {
-        let problem = step.problem(ProblemCode::NotPlacedInTime);
-        return Ok(StepOutcome::Advance(OrderEvent::Cancelled { at: step.now(), problem }));
-    }
     if let Some(outcome) = keep_retried_order(step).await? {
         return Ok(outcome);
     }
     for _ in 0..ROUNDS {
-        let placed = match step.tools.acme.place(&step.order.names()).await {
+        let Some(turn) = turn_in_time(step).await else {
+            let problem = step.problem(ProblemCode::NotPlacedInTime);
+            return Ok(StepOutcome::Advance(OrderEvent::Cancelled { at: step.now(), problem }));
+        };
+        let placed = match step.tools.acme.place(turn, &step.order.names()).await {
             Ok(placed) => placed,
             Err(error) => return step.ca_failed(&error),
         };
@@ -35,6 +35,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
                 return Ok(StepOutcome::WaitUntil(step.now() + Duration::from_secs(2), None));
             }
             Verdict::NotOurs => {
+                tracing::info!("the CA offers an order or a proof that this domain did not earn: deactivating it");
                 for authorization in &placed.authorizations {
                     if let Err(error) = step.tools.acme.deactivate_authorization(&authorization.url).await {
                         return step.ca_failed(&error);
@@ -45,6 +46,16 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
     }
     let detail = "the certificate authority keeps re-using an order of somebody else".to_owned();
     Err(StepError::Retry { after: None, counted: true, cause: detail.clone(), detail })
+}
+
+/// The turn to send newOrder, unless the caller has stopped waiting by then: an order that nobody wants must not use up
+/// the CA's patience.
+async fn turn_in_time<'a>(step: &Step<'a>) -> Option<Turn<'a>> {
+    let Some(place_by) = step.order.place_by else {
+        return Some(step.tools.acme.turn().await);
+    };
+    let left = Duration::try_from(place_by - step.now()).ok().filter(|left| !left.is_zero())?;
+    tokio::time::timeout(left, step.tools.acme.turn()).await.ok()
 }
 
 /// A retry keeps the CA's order of the failed one, and with it the TXT value, if that is still pending there.
@@ -89,26 +100,27 @@ async fn judge(step: &Step<'_>, placed: &PlacedOrder) -> Result<Verdict, StepErr
     if !matches!(placed.status, OrderStatus::Pending | OrderStatus::Ready) {
         return Ok(Verdict::NotOurs);
     }
-    let mut authorizations = Vec::new();
+    let mut ours = Vec::new();
     for view in &placed.authorizations {
-        if orders::authorization_was_anothers(&mut conn, &view.url, order.domain_id).await? {
+        if authorizations::was_anothers(&mut conn, &view.url, order.domain_id).await? {
             return Ok(Verdict::NotOurs);
         }
         let is_proved = match view.status {
             AuthorizationStatus::Pending => false,
-            AuthorizationStatus::Valid => orders::domain_proved(&mut conn, order.domain_id, &view.identifier).await?,
+            AuthorizationStatus::Valid => {
+                authorizations::domain_proved(&mut conn, order.domain_id, &view.identifier).await?
+            }
             _ => return Ok(Verdict::NotOurs),
         };
         if view.status == AuthorizationStatus::Valid && !is_proved {
-            tracing::info!("the CA re-used an authorization that this domain did not earn: deactivating it");
             return Ok(Verdict::NotOurs);
         }
         match authorization(step, view, is_proved) {
-            Some(authorization) => authorizations.push(authorization),
+            Some(authorization) => ours.push(authorization),
             None => return Err(StepError::bug("the CA offers no dns-01 challenge")),
         }
     }
-    Ok(Verdict::Ours(authorizations))
+    Ok(Verdict::Ours(ours))
 }
 
 fn authorization(step: &Step<'_>, view: &AuthorizationView, is_proved: bool) -> Option<Authorization> {

@@ -1,0 +1,74 @@
+//! `authorizations`: the CA's authorizations of an order, one per name, and what they proved about a domain.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::StoreError;
+use crate::model::order::{Authorization, Order};
+
+/// Those of an order, by name.
+pub async fn of_order(conn: &mut PgConnection, order_id: i64) -> Result<Vec<Authorization>, StoreError> {
+    let authorizations = sqlx::query_as!(
+        Authorization,
+        "SELECT identifier, wildcard, url, challenge_url, token, txt_value, proved_at
+         FROM authorizations WHERE order_id = $1 ORDER BY identifier, wildcard",
+        order_id
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(authorizations)
+}
+
+/// Stores those of an order that was placed.
+pub async fn insert(conn: &mut PgConnection, order: &Order) -> Result<(), StoreError> {
+    for one in &order.authorizations {
+        sqlx::query!(
+            "INSERT INTO authorizations (order_id, domain_id, identifier, wildcard, url, challenge_url, token, txt_value, proved_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            order.id,
+            order.domain_id,
+            one.identifier,
+            one.wildcard,
+            one.url,
+            one.challenge_url,
+            one.token,
+            one.txt_value,
+            one.proved_at
+        )
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The CA found them valid.
+pub async fn mark_proved(conn: &mut PgConnection, order_id: i64, at: OffsetDateTime) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE authorizations SET proved_at = $2 WHERE order_id = $1 AND proved_at IS NULL", order_id, at)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Whether this domain row itself passed dns-01 for the identifier since it was registered.
+pub async fn domain_proved(conn: &mut PgConnection, domain_id: i64, identifier: &str) -> Result<bool, StoreError> {
+    let proved = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM authorizations WHERE domain_id = $1 AND identifier = $2 AND proved_at IS NOT NULL) AS "proved!""#,
+        domain_id,
+        identifier
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(proved)
+}
+
+/// Whether the CA gave this authorization to another domain row before: what becomes of it proves nothing about this one.
+pub async fn was_anothers(conn: &mut PgConnection, url: &str, domain_id: i64) -> Result<bool, StoreError> {
+    let was = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM authorizations WHERE url = $1 AND domain_id <> $2) AS "was!""#,
+        url,
+        domain_id
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(was)
+}
