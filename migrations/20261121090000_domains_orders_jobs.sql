@@ -141,7 +141,7 @@ COMMENT ON COLUMN orders.deadline_at IS 'Until when the TXT record may appear; o
 COMMENT ON COLUMN orders.seen_at IS 'When a look-up first saw the TXT value.';
 COMMENT ON COLUMN orders.ended_at IS 'When it became issued, failed or cancelled.';
 COMMENT ON COLUMN orders.cleaned_up_at IS 'When nothing was left to tidy at the CA or in DNS.';
-COMMENT ON COLUMN orders.problem IS 'Why it failed or was cancelled: {code, detail, retryable, acme}.';
+COMMENT ON COLUMN orders.problem IS 'Why it failed or was cancelled: {code, detail, acme}.';
 COMMENT ON COLUMN orders.created_at IS 'When it was accepted.';
 COMMENT ON COLUMN orders.updated_at IS 'Last change of the row; polls do not change it.';
 

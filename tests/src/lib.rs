@@ -3,6 +3,7 @@
 //! The same code serves `make demo` ([`demo`]), `make up` and `make down` ([`up`]), the system tests and the benchmarks ([`stack`]).
 //! It knows Countersign from the outside only, through HTTP, DNS, the database and signals: it depends on none of our other crates.
 
+pub mod acme_front;
 pub mod api_client;
 pub mod certificate;
 pub mod checkout;

@@ -29,6 +29,7 @@ use anyhow::{Context, Result, bail};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
+use crate::acme_front::AcmeFront;
 use crate::api_client::{ApiClient, Domain, Order};
 use dns::Dns;
 use environment::Settings;
@@ -54,6 +55,7 @@ pub struct StackBuilder {
     database_password: Option<String>,
     not_yet: Vec<String>,
     leftovers_allowed: bool,
+    acme_front: bool,
 }
 
 impl StackBuilder {
@@ -111,6 +113,13 @@ impl StackBuilder {
         self
     }
 
+    /// Puts a front between the workers and the CA: [`Stack::front`].
+    #[must_use]
+    pub fn acme_front(mut self) -> Self {
+        self.acme_front = true;
+        self
+    }
+
     /// Starts everything and waits until it serves.
     ///
     /// # Panics
@@ -130,6 +139,10 @@ impl StackBuilder {
             let url = plan.database_url().replacen('@', &format!(":{password}@"), 1);
             plan.settings.insert("DATABASE_URL".to_owned(), url);
         }
+        let front = self.acme_front.then(|| plan.pebble.front()).transpose()?;
+        if let Some(front) = &front {
+            plan.settings.insert("ACME_DIRECTORY".to_owned(), front.directory());
+        }
         plan.grow(Role::Api, self.apis)?;
         plan.grow(Role::Worker, self.workers)?;
         for (replica, name, value) in self.replica_settings {
@@ -148,6 +161,7 @@ impl StackBuilder {
             checks_leftovers: AtomicBool::new(!self.leftovers_allowed),
             logs_shown: AtomicBool::new(false),
             plan,
+            front,
             processes,
             _watchdog: watchdog,
         })
@@ -163,6 +177,7 @@ pub struct Stack {
     checks_leftovers: AtomicBool,
     logs_shown: AtomicBool,
     plan: Plan,
+    front: Option<AcmeFront>,
     // Dropped before the watchdog, so that it only finds what is left.
     processes: Processes,
     _watchdog: Watchdog,
@@ -180,6 +195,7 @@ impl Stack {
             database_password: None,
             not_yet: Vec::new(),
             leftovers_allowed: false,
+            acme_front: false,
         }
     }
 
@@ -199,6 +215,14 @@ impl Stack {
 
     pub fn ca(&self) -> &Ca {
         &self.ca
+    }
+
+    /// What the workers take for the CA.
+    ///
+    /// # Panics
+    /// If the stack was built without.
+    pub fn front(&self) -> &AcmeFront {
+        self.front.as_ref().expect("this stack has no front")
     }
 
     /// Connections to our database, for looking behind the API.
@@ -266,6 +290,14 @@ impl Stack {
             replica => self.plan.start_replica(&self.processes, replica).await,
         };
         started.unwrap_or_else(|error| self.fail(&format!("{name} does not start again: {error:#}")));
+    }
+
+    /// Stops a replica and starts it with another value of a setting.
+    pub async fn restart_with(&mut self, replica: &str, name: &str, value: impl Into<String>) {
+        self.kill(replica);
+        let settings = self.plan.replicas.get_mut(replica).map(|replica| &mut replica.settings);
+        settings.expect("the stack has this replica").insert(name.to_owned(), value.into());
+        self.restart(replica).await;
     }
 
     pub async fn stop_postgres(&self, how: Shutdown) {

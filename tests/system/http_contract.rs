@@ -4,9 +4,6 @@
 //! for workers.
 //! Every answer that passes through [`Client::answer`] is checked for what all answers have in common.
 
-use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,7 +12,7 @@ use std::time::Duration;
 use countersign_tests::api_client::{Answer, ApiClient, Domain, Order};
 use countersign_tests::certificate::Description;
 use countersign_tests::stack::Stack;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -23,43 +20,9 @@ use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
-const TOKEN: &str = "correct-horse-battery-staple";
-const SOON: Duration = Duration::from_secs(10);
+use crate::answers::{TOKEN, check, exchange, fields, refused};
 
-/// What no caller should ever read: SQL, names of our tables, paths, and the words of libraries.
-const INNARDS: &[&str] = &[
-    "insert into",
-    "select ",
-    "duplicate key",
-    "violates",
-    "constraint",
-    "relation",
-    "_key",
-    "sqlx",
-    "postgres",
-    "/home",
-    "/work",
-    "/tmp",
-    "/usr",
-    "src/",
-    ".rs",
-    "serde",
-    "hickory",
-    "hyper",
-    "axum",
-    "tokio",
-    "panicked",
-    "os error",
-    "expected value at",
-    "expected `",
-    "invalid type",
-    "missing field",
-    "duplicate field",
-    "trailing characters",
-    "eof while",
-    "-----begin",
-    TOKEN,
-];
+const SOON: Duration = Duration::from_secs(10);
 
 /// Runs a test on the stack that all of these tests share; it ends with this process.
 fn on_stack(test: impl AsyncFnOnce(&Client)) {
@@ -133,23 +96,11 @@ impl Client {
         self.register(Some("application/json"), json!({"domain_name": name}).to_string()).await
     }
 
-    /// A request that no proper client would send, as its bytes, which must end the connection.
+    /// A request that no proper client would send, as its bytes.
     fn raw(&self, request: &str) -> (u16, Value) {
-        let mut connection = TcpStream::connect(self.api.url().strip_prefix("http://").unwrap()).unwrap();
-        connection.set_read_timeout(Some(SOON)).unwrap();
-        // The answer may come, and the connection end, before everything is sent.
-        let _ = connection.write_all(request.as_bytes());
-        let mut answer = Vec::new();
-        let _ = connection.read_to_end(&mut answer);
-        let answer = String::from_utf8(answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?} to {request:.80}"));
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let headers = head.lines().skip(1).filter_map(|line| line.split_once(": ")).map(|(name, value)| {
-            (name.parse::<reqwest::header::HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())
-        });
-        let body = serde_json::from_str(body).unwrap_or_else(|_| panic!("not JSON: {answer}"));
-        check(status, &headers.collect(), &body);
-        (status, body)
+        let answer = exchange(self.api.url(), request).unwrap_or_else(|| panic!("no answer to {request:.80}"));
+        check(answer.status, &answer.headers, &answer.body);
+        (answer.status, answer.body)
     }
 
     async fn pending(&self) -> (Domain, Order) {
@@ -166,6 +117,15 @@ impl Client {
         self.stack.becomes(&domain.id, "failed", SOON).await
     }
 
+    /// Waits until a failed domain may be retried; what `GET` shows of it then.
+    async fn retryable(&self, id: &str) -> Value {
+        let cleaned_up = async || {
+            let seen = self.get(id).await.expect(200);
+            (seen["failure"]["retryable"] == true).then_some(seen)
+        };
+        self.stack.wait_until("the failed order is cleaned up", SOON, cleaned_up).await
+    }
+
     async fn in_status(&self, status: &str) -> Domain {
         match status {
             "pending" => self.api.register(&self.name()).await,
@@ -178,44 +138,8 @@ impl Client {
     }
 }
 
-#[track_caller]
-fn check(status: u16, headers: &HeaderMap, body: &Value) {
-    let id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    assert!(is_sane(id), "{status} {body} has the request id {id:?}");
-    if status == 204 {
-        assert!(body.is_null(), "{body}");
-        return;
-    }
-    assert!(body.is_object(), "{status} {body}");
-    assert_eq!(headers[CONTENT_TYPE], "application/json", "{status} {body}");
-    let text = body.to_string().to_lowercase();
-    let shown: Vec<&&str> = INNARDS.iter().filter(|word| text.contains(**word)).collect();
-    assert!(shown.is_empty(), "{status} {body} shows {shown:?}");
-    if status >= 400 {
-        assert_eq!(fields(body), ["error"], "{status}");
-        assert!(body["error"].as_str().is_some_and(|text| text.len() > 5), "{status} {body}");
-    }
-}
-
-fn is_sane(id: &str) -> bool {
-    (1..=128).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-}
-
 fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
-}
-
-/// The names of a JSON object's fields, sorted.
-#[track_caller]
-fn fields(object: &Value) -> Vec<&str> {
-    let fields: BTreeSet<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
-    fields.into_iter().collect()
-}
-
-/// The text of an error answer, after a look at its status.
-#[track_caller]
-fn refused(answer: Answer, status: u16) -> String {
-    answer.expect(status)["error"].as_str().unwrap().to_owned()
 }
 
 /// RFC 3339, UTC, whole seconds, `Z`.
@@ -443,7 +367,15 @@ fn an_id_that_is_no_ones_and_an_unknown_route_are_404() {
             "%F0%9F%94%92".to_owned(),
             "x".repeat(5000),
         ];
-        let calls = ["GET ", "DELETE ", "POST /verify", "POST /issue-certificate", "POST /check", "GET /certificate"];
+        let calls = [
+            "GET ",
+            "DELETE ",
+            "POST /verify",
+            "POST /issue-certificate",
+            "POST /check",
+            "POST /retry",
+            "GET /certificate",
+        ];
         for (id, call) in strange.iter().flat_map(|id| calls.map(|call| (id, call))) {
             let (method, verb) = call.split_once(' ').unwrap();
             let head = format!("{method} /domains/{id}{verb} HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n");
@@ -465,12 +397,13 @@ fn an_id_that_is_no_ones_and_an_unknown_route_are_404() {
 }
 
 /// Path below `/domains`, the methods it has.
-const ROUTES: [(&str, &[Method]); 6] = [
-    ("", &[Method::POST]),
+const ROUTES: [(&str, &[Method]); 7] = [
+    ("", &[Method::GET, Method::POST]),
     ("/{id}", &[Method::GET, Method::DELETE]),
     ("/{id}/verify", &[Method::POST]),
     ("/{id}/issue-certificate", &[Method::POST]),
     ("/{id}/check", &[Method::POST]),
+    ("/{id}/retry", &[Method::POST]),
     ("/{id}/certificate", &[Method::GET]),
 ];
 
@@ -756,23 +689,31 @@ fn an_order_that_nobody_places_is_500_and_the_call_can_be_repeated() {
 #[test]
 fn each_status_allows_its_calls_and_a_refusal_names_it() {
     on_stack(async |client| {
-        // Status of the domain; what issue, check and certificate answer then.
-        for (status, issue, check, certificate) in [
-            ("pending", 400, 400, 404),
-            ("certificate_pending", 400, 202, 404),
-            ("active", 400, 400, 200),
-            ("failed", 400, 400, 404),
-            ("verified", 202, 400, 404),
+        // Status of the domain; what issue, check, retry and certificate answer then.
+        for (status, issue, check, retry, certificate) in [
+            ("pending", 400, 400, 400, 404),
+            ("certificate_pending", 400, 202, 400, 404),
+            ("active", 400, 400, 400, 200),
+            ("failed", 400, 400, 202, 404),
+            ("verified", 202, 400, 400, 404),
         ] {
             let domain = client.in_status(status).await;
             let path = format!("/domains/{}/certificate", domain.id);
             assert_eq!(client.ask(Method::GET, &path).await.status, certificate, "certificate of {status}");
             assert_eq!(client.post(&domain.id, "check").await.status, check, "check of {status}");
-            let issued = client.post(&domain.id, "issue-certificate").await;
-            assert_eq!(issued.status, issue, "issue from {status}: {}", issued.body);
-            if issue == 400 {
-                assert!(issued.error().unwrap().ends_with(&format!("its status is {status}")), "{}", issued.body);
-                assert_eq!(client.get(&domain.id).await.expect(200)["status"], status);
+            // The one that is allowed comes last.
+            let mut calls = [("retry", retry), ("issue-certificate", issue)];
+            calls.sort_by_key(|(_, expected)| *expected != 400);
+            for (call, expected) in calls {
+                if (status, call) == ("failed", "retry") {
+                    client.retryable(&domain.id).await;
+                }
+                let answer = client.post(&domain.id, call).await;
+                assert_eq!(answer.status, expected, "{call} from {status}: {}", answer.body);
+                if expected == 400 {
+                    assert!(answer.error().unwrap().ends_with(&format!("status is {status}")), "{}", answer.body);
+                    assert_eq!(client.get(&domain.id).await.expect(200)["status"], status);
+                }
             }
         }
         let (domain, _) = client.pending().await;
@@ -785,11 +726,7 @@ fn each_status_allows_its_calls_and_a_refusal_names_it() {
 fn a_failed_domain_says_why_and_can_be_verified_again() {
     on_stack(async |client| {
         let domain = client.in_status("failed").await;
-        let cleaned_up = async || {
-            let seen = client.get(&domain.id).await.expect(200);
-            (seen["failure"]["retryable"] == true).then_some(seen)
-        };
-        let seen = client.stack.wait_until("the failed order is cleaned up", SOON, cleaned_up).await;
+        let seen = client.retryable(&domain.id).await;
         let expected = ["created_at", "domain_name", "failure", "id", "status", "updated_at", "verified_at"];
         assert_eq!(fields(&seen), expected);
         let failure = &seen["failure"];
@@ -870,6 +807,7 @@ fn a_deleted_domain_is_unknown_everywhere_and_its_name_is_free() {
                 (Method::POST, "/verify"),
                 (Method::POST, "/issue-certificate"),
                 (Method::POST, "/check"),
+                (Method::POST, "/retry"),
             ] {
                 let error = refused(client.ask(method.clone(), &format!("{path}{verb}")).await, 404);
                 assert_eq!(error, "domain not found", "{method} {verb} after {status}");

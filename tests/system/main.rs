@@ -5,14 +5,21 @@
 mod concurrency;
 mod deadlines;
 mod facts;
+mod failures;
 mod issuance;
 mod lanes;
 mod restarts;
+mod retry;
 mod reuse;
 mod secrets;
 
 mod acme_account;
+mod answers;
+mod bad_inputs;
 mod databases;
+mod documents;
 mod http_contract;
+mod limits;
+mod list;
 mod queue;
 mod schema;

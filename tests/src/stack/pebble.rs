@@ -15,8 +15,19 @@ use x509_parser::pem::parse_x509_pem;
 use super::environment::Settings;
 use super::processes::{Launch, Processes};
 use super::{local_http, ports, ready};
+use crate::acme_front::AcmeFront;
 
 pub(crate) const NAME: &str = "pebble";
+
+/// The name that it refuses to certify, with all below it.
+pub const BLOCKED: &str = "blocked.example.com";
+
+/// A certificate with its key for the HTTPS of the directory, and the root that it leads to, as PEM.
+pub(crate) struct HttpsIdentity {
+    pub(crate) root: Vec<u8>,
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+}
 
 /// Where a Pebble is and how it runs; it survives the process that started it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,6 +84,15 @@ impl Pebble {
         local_http::client(Some(&fs::read(self.https_root_file())?))
     }
 
+    /// Another server in its place.
+    pub(super) fn front(&self) -> Result<AcmeFront> {
+        self.write_config()?;
+        let [root, certificate, key] =
+            ["https-root.pem", "https.pem", "https-key.pem"].map(|file| fs::read(self.folder.join(file)));
+        let identity = HttpsIdentity { root: root?, certificate: certificate?, key: key? };
+        AcmeFront::start(&format!("https://127.0.0.1:{}", self.port), &identity)
+    }
+
     fn management_url(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}/{path}", self.management_port)
     }
@@ -82,10 +102,10 @@ impl Pebble {
         let [certificate, key, config] =
             ["https.pem", "https-key.pem", "pebble.json"].map(|file| self.folder.join(file));
         if !certificate.exists() {
-            let (root, leaf, leaf_key) = https_certificate().context("making the CA's HTTPS certificate")?;
-            fs::write(self.https_root_file(), root)?;
-            fs::write(&key, leaf_key)?;
-            fs::write(&certificate, leaf)?;
+            let identity = HttpsIdentity::make().context("making the CA's HTTPS certificate")?;
+            fs::write(self.https_root_file(), identity.root)?;
+            fs::write(&key, identity.key)?;
+            fs::write(&certificate, identity.certificate)?;
         }
         let [http_port, tls_port] = self.challenge_ports;
         let content = json!({"pebble": {
@@ -97,6 +117,7 @@ impl Pebble {
             "tlsPort": tls_port,
             "ocspResponderURL": "",
             "externalAccountBindingRequired": false,
+            "domainBlocklist": [BLOCKED],
         }});
         fs::write(&config, format!("{content:#}\n"))?;
         Ok(config)
@@ -181,16 +202,21 @@ impl Ca {
     }
 }
 
-/// A root, and a certificate with key for the directory's own HTTPS, as PEM.
-fn https_certificate() -> Result<(String, String, String)> {
-    let root_key = KeyPair::generate()?;
-    let mut root = CertificateParams::default();
-    root.distinguished_name.push(DnType::CommonName, "Countersign test stack");
-    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let root_pem = root.self_signed(&root_key)?.pem();
-    let key = KeyPair::generate()?;
-    let mut leaf = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-    leaf.distinguished_name.push(DnType::CommonName, "localhost");
-    let leaf = leaf.signed_by(&key, &Issuer::from_params(&root, &root_key))?;
-    Ok((root_pem, leaf.pem(), key.serialize_pem()))
+impl HttpsIdentity {
+    pub(crate) fn make() -> Result<Self> {
+        let root_key = KeyPair::generate()?;
+        let mut root = CertificateParams::default();
+        root.distinguished_name.push(DnType::CommonName, "Countersign test stack");
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root_pem = root.self_signed(&root_key)?.pem();
+        let key = KeyPair::generate()?;
+        let mut leaf = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        leaf.distinguished_name.push(DnType::CommonName, "localhost");
+        let leaf = leaf.signed_by(&key, &Issuer::from_params(&root, &root_key))?;
+        Ok(Self {
+            root: root_pem.into_bytes(),
+            certificate: leaf.pem().into_bytes(),
+            key: key.serialize_pem().into_bytes(),
+        })
+    }
 }

@@ -221,7 +221,8 @@ impl Acme {
         }
     }
 
-    /// Sends the CSR (RFC 8555 §7.4) to an order that is `ready`; any other is returned as it is.
+    /// Sends the CSR (RFC 8555 §7.4) to an order that is `ready`; one that is `invalid` is an error that says why;
+    /// any other is returned as it is.
     pub async fn finalize(&self, order_url: &str, csr_der: &[u8]) -> Result<OrderView, AcmeError> {
         const KIND: RequestKind = RequestKind::Finalize;
         let csr_der: Arc<[u8]> = csr_der.into();
@@ -239,7 +240,11 @@ impl Acme {
                 }
             })
             .await?;
-        self.order_view(KIND, &state, None)
+        let order = self.order_view(KIND, &state, None)?;
+        match order.status {
+            OrderStatus::Invalid => Err(AcmeError::of_dead_order(KIND, order.problem)),
+            _ => Ok(order),
+        }
     }
 
     /// The chain as PEM (RFC 8555 §7.4.2), `None` while the CA is still at it.

@@ -143,7 +143,7 @@ pub(super) fn class_of(request: RequestKind, status: Option<u16>, problem: Optio
 /// whether a new order can do better.
 pub fn class_of_authorization_problem(problem_type: &str) -> ErrorClass {
     match short_name(problem_type) {
-        "caa" | "rejectedIdentifier" => ErrorClass::FatalForOrder,
+        "caa" | "rejectedIdentifier" | "unsupportedIdentifier" | "badCSR" => ErrorClass::FatalForOrder,
         _ => ErrorClass::NewOrderNeeded,
     }
 }

@@ -1,12 +1,10 @@
 //! `responded` → `authorized`: reads the CA's order until it is `ready` (RFC 8555 section 7.1.6).
 
-use std::time::Duration;
-
 use countersign_shared::model::order::OrderEvent;
 use countersign_shared::model::problem::ProblemCode;
 
 use super::{Step, StepOutcome, StepResult};
-use crate::acme::{AuthorizationStatus, OrderStatus};
+use crate::acme::{AuthorizationStatus, OrderStatus, OrderView};
 
 pub(super) async fn run(step: &Step<'_>) -> StepResult {
     let order = match step.tools.acme.order(step.acme_url()?).await {
@@ -17,12 +15,13 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
         OrderStatus::Ready | OrderStatus::Processing | OrderStatus::Valid => {
             Ok(StepOutcome::Advance(OrderEvent::Authorized { at: step.now() }))
         }
-        OrderStatus::Pending | OrderStatus::Invalid => why_not_ready(step, order.status, order.retry_after).await,
+        OrderStatus::Pending | OrderStatus::Invalid => why_not_ready(step, order).await,
     }
 }
 
 /// The order says that it is not ready; its authorizations say why, and when to ask again.
-async fn why_not_ready(step: &Step<'_>, status: OrderStatus, mut retry_after: Option<Duration>) -> StepResult {
+async fn why_not_ready(step: &Step<'_>, order: OrderView) -> StepResult {
+    let mut retry_after = order.retry_after;
     for authorization in step.order.authorizations.iter() {
         match step.tools.acme.authorization(&authorization.url).await {
             Ok(view) => match view.status {
@@ -33,8 +32,8 @@ async fn why_not_ready(step: &Step<'_>, status: OrderStatus, mut retry_after: Op
             Err(error) => return step.ca_failed(&error),
         }
     }
-    if status == OrderStatus::Invalid {
-        return Ok(step.end(ProblemCode::CaOrderLost, None));
+    if order.status == OrderStatus::Invalid {
+        return Ok(step.end(ProblemCode::CaOrderLost, order.problem.as_ref()));
     }
     Ok(step.ask_again(retry_after))
 }

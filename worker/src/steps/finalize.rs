@@ -20,6 +20,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
             OrderStatus::Ready | OrderStatus::Processing | OrderStatus::Valid => {
                 Ok(StepOutcome::Advance(OrderEvent::Finalizing))
             }
+            // Not what the CA said before: its order was started anew, or is dead.
             OrderStatus::Pending | OrderStatus::Invalid => {
                 Ok(step.end(ProblemCode::CaOrderLost, order.problem.as_ref()))
             }
