@@ -19,7 +19,7 @@ demo: build ## Bring one domain to its certificate, on servers of its own, and s
 	@$(STACK) demo
 
 test: build ## Run all tests; they need Postgres and Pebble, nothing else
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
 
 up: build ## Start everything in the background, or what has died of it (API_REPLICAS=2 WORKERS=2 FRESH=1)
 	@$(STACK) up

@@ -9,7 +9,7 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
 
 use crate::lifecycle::error::ApiError;
@@ -39,12 +39,26 @@ impl Received {
         })
     }
 
-    async fn read(body: Body) -> Self {
-        let read = Limited::new(body, LARGEST_BODY).collect();
-        Self(match tokio::time::timeout(BODY_WITHIN, read).await {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyFault::TooLarge),
-            Ok(Err(_)) => Err(BodyFault::Broken),
+    /// Reads on and throws away what is too much: a connection that is closed while the client sends takes the answer with
+    /// it.
+    async fn read(mut body: Body) -> Self {
+        let mut bytes = Vec::new();
+        let mut is_too_large = false;
+        let whole = async {
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.map_err(|_| BodyFault::Broken)?.into_data() else { continue };
+                is_too_large |= bytes.len() + data.len() > LARGEST_BODY;
+                if !is_too_large {
+                    bytes.extend_from_slice(&data);
+                }
+            }
+            Ok(())
+        };
+        let read = tokio::time::timeout(BODY_WITHIN, whole).await;
+        Self(match read {
+            _ if is_too_large => Err(BodyFault::TooLarge),
+            Ok(Ok(())) => Ok(bytes.into()),
+            Ok(Err(fault)) => Err(fault),
             Err(_) => Err(BodyFault::TooSlow),
         })
     }

@@ -138,6 +138,10 @@ impl DatabaseAddress {
     pub fn options(&self) -> Result<PgConnectOptions, ConfigError> {
         let url = secret("DATABASE_URL", self.database_url.as_ref(), self.database_url_file.as_deref())?
             .ok_or(ConfigError::Missing("DATABASE_URL"))?;
+        // sqlx would take any scheme.
+        if !url.expose().starts_with("postgres://") && !url.expose().starts_with("postgresql://") {
+            return Err(ConfigError::Invalid("DATABASE_URL"));
+        }
         let options: PgConnectOptions = url.expose().parse().map_err(|_| ConfigError::Invalid("DATABASE_URL"))?;
         Ok(options.extra_float_digits(None))
     }

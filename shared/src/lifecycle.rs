@@ -46,7 +46,13 @@ pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<boo
             },
         };
         if !reported {
-            tracing::warn!(error = crate::telemetry::chain(&outage), "waiting for the database");
+            let server = pool.connect_options();
+            tracing::warn!(
+                error = crate::telemetry::chain(&outage),
+                host = server.get_host(),
+                port = server.get_port(),
+                "waiting for the database"
+            );
             reported = true;
         }
         if stop.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_none() {

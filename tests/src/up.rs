@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::checkout;
@@ -48,7 +48,19 @@ pub async fn up(apis: usize, workers: usize, fresh: bool) -> Result<()> {
             State { plan, data_folder }
         }
     };
-    state.plan.settings.extend(environment::our_settings());
+    let given = environment::our_settings();
+    let differing: Vec<&str> = given
+        .iter()
+        .filter(|(name, value)| state.plan.settings.get(*name) != Some(value))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let running = state.plan.replicas.keys().any(|name| processes.pid(name).is_some());
+    ensure!(
+        !running || differing.is_empty(),
+        "the running stack has other values for {}; run `make down` first",
+        differing.join(", ")
+    );
+    state.plan.settings.extend(given);
     state.plan.pebble.settings.extend(environment::pebble_settings());
     state.plan.grow(Role::Api, apis)?;
     state.plan.grow(Role::Worker, workers)?;

@@ -150,7 +150,14 @@ impl Advance {
         loop {
             match self.commit_once(lease, &after, event, &outcome).await {
                 Ok(Committed::Stored(stored)) => {
-                    tracing::info!(order.state = after.state.as_str(), "{}", event.name());
+                    let problem = after.problem.as_ref();
+                    tracing::info!(
+                        order.state = after.state.as_str(),
+                        failure.code = problem.map(|problem| problem.code.as_str()),
+                        failure.detail = problem.map(|problem| problem.detail.as_str()),
+                        "{}",
+                        event.name()
+                    );
                     lease.forgive();
                     return Ok(Committed::Stored(stored));
                 }

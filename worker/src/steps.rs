@@ -99,14 +99,6 @@ impl Step<'_> {
         OrderProblem::new(code, &self.order.domain_name)
     }
 
-    /// Tells the customer which value the record has to show.
-    fn naming_the_value(&self, problem: OrderProblem) -> OrderProblem {
-        match self.order.authorizations.first() {
-            Some(authorization) => problem.expecting(&authorization.txt_value),
-            None => problem,
-        }
-    }
-
     fn give_up(&self, problem: OrderProblem) -> StepOutcome {
         StepOutcome::Advance(OrderEvent::GaveUp { at: self.now(), problem })
     }

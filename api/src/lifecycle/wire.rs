@@ -163,6 +163,7 @@ impl fmt::Display for Cursor {
 pub(crate) struct DomainList {
     pub(crate) domains: Vec<DomainView>,
     /// Null at the end.
+    #[schema(required)]
     pub(crate) next_cursor: Option<String>,
 }
 

@@ -72,14 +72,14 @@ impl OrderProblem {
         let record = challenge_domain(name);
         let detail = match code {
             ProblemCode::RecordNotSeen => {
-                format!("the TXT record {record} did not show the expected value in time; set it, then retry")
+                format!("the TXT record {record} did not show the expected value in time")
             }
             ProblemCode::DnsLookupFailed => {
                 format!("DNS did not answer for {record}; make sure that the zone's name servers answer, then retry")
             }
             ProblemCode::ChallengeRefused => format!(
                 "the certificate authority did not accept the TXT record {record}; make sure that every name server \
-                 of the zone shows the value, then retry"
+                 of the zone shows what is set there, then retry to get a new value"
             ),
             ProblemCode::CaaForbids => format!(
                 "a CAA record of {name} or above it forbids the certificate authority; allow it there, then retry"
@@ -110,10 +110,10 @@ impl OrderProblem {
         Self { code, detail, acme: None }
     }
 
-    /// Names the exact value that the TXT record has to show.
+    /// Names the exact value that the TXT record has to show, where a retry keeps it.
     #[must_use]
     pub fn expecting(mut self, txt_value: &str) -> Self {
-        self.detail = format!("{}; the value to set is {txt_value}", self.detail);
+        self.detail = format!("{}; set it to {txt_value}, then retry", self.detail);
         self
     }
 

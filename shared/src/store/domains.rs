@@ -101,13 +101,13 @@ pub async fn page(
     limit: i64,
 ) -> Result<Vec<Domain>, StoreError> {
     let before = before.unwrap_or(i64::MAX);
-    // Two statements, because one plan cannot use both indexes.
+    // Two statements, because one plan cannot use both indexes; by -id, because only the index of statuses has that order.
     let rows = match status {
         Some(status) => {
             sqlx::query_as!(
             Row,
             "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
-                 FROM domains WHERE status = $1 AND id < $2 AND deleted_at IS NULL ORDER BY id DESC LIMIT $3",
+                 FROM domains WHERE status = $1 AND -id > -$2::bigint AND deleted_at IS NULL ORDER BY -id LIMIT $3",
             status.as_str(),
             before,
             limit

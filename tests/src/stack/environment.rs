@@ -8,12 +8,15 @@ use std::path::PathBuf;
 const INHERITED: [&str; 5] = ["PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE"];
 
 /// Settings of our own binaries that are passed on to all of them.
-const OURS: [&str; 14] = [
+const OURS: [&str; 17] = [
     "POLL_INTERVAL",
     "POLL_TIMEOUT",
     "CONFIRM_GRACE",
     "DNS_AUTHORITATIVE_CHECK",
     "PLACE_WAIT",
+    "MAX_REQUESTS",
+    "MAX_CONNECTIONS",
+    "LOG_FORMAT",
     "LEASE_FOR",
     "MAX_ATTEMPTS",
     "WORKER_SLOTS",

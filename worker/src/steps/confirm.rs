@@ -37,7 +37,10 @@ async fn await_record(step: &Step<'_>) -> StepResult {
         LookupResult::Seen => Ok(StepOutcome::Advance(OrderEvent::Seen { at: began_at })),
         LookupResult::Absent | LookupResult::OtherValue if began_at >= placement.deadline_at => {
             let problem = step.problem(ProblemCode::RecordNotSeen).because(&observation.detail);
-            Ok(step.give_up(step.naming_the_value(problem)))
+            Ok(step.give_up(match step.order.authorizations.first() {
+                Some(authorization) => problem.expecting(&authorization.txt_value),
+                None => problem,
+            }))
         }
         // DNS that does not answer says nothing about the record: it gets a while longer.
         LookupResult::LookupFailed if began_at >= placement.deadline_at + step.tools.confirm_grace => {

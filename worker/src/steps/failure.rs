@@ -116,11 +116,10 @@ impl Step<'_> {
     pub(super) fn end(&self, code: ProblemCode, problem: Option<&Problem>) -> StepOutcome {
         let acme = problem.and_then(|problem| serde_json::to_value(problem).ok());
         let mut ended = self.problem(code).with_acme(acme);
-        if code == ProblemCode::ChallengeRefused {
-            if let Some(seen) = problem.and_then(|problem| what_the_ca_saw(problem.name())) {
-                ended = ended.because(seen);
-            }
-            ended = self.naming_the_value(ended);
+        if let Some(seen) = problem.and_then(|problem| what_the_ca_saw(problem.name()))
+            && code == ProblemCode::ChallengeRefused
+        {
+            ended = ended.because(seen);
         }
         self.give_up(ended)
     }
