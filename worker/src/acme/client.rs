@@ -58,15 +58,6 @@ pub enum AuthorizationStatus {
     Revoked,
 }
 
-/// RFC 8555 §7.1.6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChallengeStatus {
-    Pending,
-    Processing,
-    Valid,
-    Invalid,
-}
-
 #[derive(Clone, Debug)]
 pub struct PlacedOrder {
     pub url: String,
@@ -81,7 +72,6 @@ pub struct OrderView {
     pub status: OrderStatus,
     pub authorization_urls: Vec<String>,
     pub problem: Option<Problem>,
-    pub has_certificate: bool,
     /// Only known after a read, not after finalize.
     pub retry_after: Option<Duration>,
 }
@@ -104,7 +94,6 @@ pub struct Dns01 {
     pub token: String,
     /// What the TXT record must say (RFC 8555 §8.4).
     pub txt_value: String,
-    pub status: ChallengeStatus,
     pub problem: Option<Problem>,
 }
 
@@ -329,7 +318,6 @@ impl Acme {
             status: state.status.into(),
             authorization_urls: authorizations().cloned().collect(),
             problem: state.error.as_ref().map(Problem::from),
-            has_certificate: state.certificate.is_some(),
             retry_after,
         })
     }
@@ -369,7 +357,6 @@ impl AuthorizationView {
                 url: challenge.url.clone(),
                 token: challenge.token.clone(),
                 txt_value: key.txt_value(&challenge.token),
-                status: challenge.status.into(),
                 problem: challenge.error.as_ref().map(Problem::from),
             }),
         };
@@ -405,17 +392,6 @@ impl From<instant_acme::AuthorizationStatus> for AuthorizationStatus {
             instant_acme::AuthorizationStatus::Deactivated => Self::Deactivated,
             instant_acme::AuthorizationStatus::Expired => Self::Expired,
             instant_acme::AuthorizationStatus::Revoked => Self::Revoked,
-        }
-    }
-}
-
-impl From<instant_acme::ChallengeStatus> for ChallengeStatus {
-    fn from(status: instant_acme::ChallengeStatus) -> Self {
-        match status {
-            instant_acme::ChallengeStatus::Pending => Self::Pending,
-            instant_acme::ChallengeStatus::Processing => Self::Processing,
-            instant_acme::ChallengeStatus::Valid => Self::Valid,
-            instant_acme::ChallengeStatus::Invalid => Self::Invalid,
         }
     }
 }
