@@ -13,6 +13,18 @@ use crate::limits::Received;
 
 /// Errors, all 400 but a body that is too large (413), say where the fault is and never quote the body.
 pub(crate) fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &Received) -> Result<T, ApiError> {
+    parse(headers, body)?.map_err(|error| {
+        let what = if error.is_data() { "a field is missing, doubled or of the wrong type" } else { "malformed JSON" };
+        ApiError::BadRequest(format!("{what}, at line {} column {}", error.line(), error.column()))
+    })
+}
+
+/// As [`read`], for operators: the error also says what was expected, and may quote the body.
+pub(crate) fn read_explained<T: DeserializeOwned>(headers: &HeaderMap, body: &Received) -> Result<T, ApiError> {
+    parse(headers, body)?.map_err(|error| ApiError::BadRequest(error.to_string()))
+}
+
+fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &Received) -> Result<serde_json::Result<T>, ApiError> {
     if !is_json(headers) {
         return Err(ApiError::BadRequest("the body must come with Content-Type: application/json".to_owned()));
     }
@@ -21,11 +33,7 @@ pub(crate) fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &Received) ->
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(ApiError::BadRequest("the body must be a JSON object".to_owned()));
     }
-    let parsed = serde_json::from_slice::<NoDoubledKeys>(bytes).and_then(|_| serde_json::from_slice(bytes));
-    parsed.map_err(|error| {
-        let what = if error.is_data() { "a field is missing, doubled or of the wrong type" } else { "malformed JSON" };
-        ApiError::BadRequest(format!("{what}, at line {} column {}", error.line(), error.column()))
-    })
+    Ok(serde_json::from_slice::<NoDoubledKeys>(bytes).and_then(|_| serde_json::from_slice(bytes)))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -8,6 +8,7 @@ mod json;
 mod lifecycle;
 mod limits;
 mod openapi;
+mod ops;
 mod request_id;
 mod routes;
 mod serve;
@@ -20,7 +21,7 @@ use anyhow::Context as _;
 use countersign_shared::config::{self, secret};
 use countersign_shared::model::identifier::SUFFIX_LIST;
 use countersign_shared::store::{PgPool, notifications, orders};
-use countersign_shared::{lifecycle as process, ops, telemetry};
+use countersign_shared::{lifecycle as process, ops as health, telemetry};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,7 @@ async fn run() -> anyhow::Result<()> {
     if auth_token.is_none() {
         tracing::warn!("AUTH_TOKEN is not set: anyone who reaches {} may use the API", settings.server_addr);
     }
+    let admin_token = settings.admin.token(&settings.admin_addr)?;
     let admin_listener = settings.admin_addr.bind().await?;
 
     let stop = CancellationToken::new();
@@ -60,13 +62,10 @@ async fn run() -> anyhow::Result<()> {
     tasks.spawn(process::stop_on_signal(stop.clone()).context("cannot register signal handlers")?);
     let (orders_moved, _) = broadcast::channel(1024);
     tasks.spawn(notifications::forward(pool.clone(), notifications::ORDERS, orders_moved.clone(), stop.clone()));
-    let started = ops::Started::default();
-    let admin = ops::serve(admin_listener, ops::router(pool.clone(), started.clone()), stop.clone());
-    tasks.spawn(async move {
-        if let Err(error) = admin.await {
-            tracing::error!(%error, "the operators' listener ended");
-        }
-    });
+    let started = health::Started::default();
+    let operators = health::router(pool.clone(), started.clone()).merge(ops::router(pool.clone(), admin_token));
+    let grace = settings.shutdown_grace;
+    tasks.spawn(serve::serve(admin_listener, operators, ops::MAX_CONNECTIONS, stop.clone(), grace));
 
     if !process::await_schema(&pool, &stop).await? {
         return Ok(());

@@ -18,14 +18,10 @@ use crate::lifecycle::{App, error::ApiError, handlers};
 use crate::limits::{self, Places};
 use crate::{openapi, request_id};
 
+/// The public listener's.
 pub(crate) fn router(app: Arc<App>, auth_token: Option<Secret>, places: Places) -> Router {
-    let token = auth_token.map(|token| Arc::new(BearerToken::new(&token)));
-    // On each method rather than on the router, so that an unknown path is 404 and a wrong method 405 without a token.
-    let guarded = |methods: MethodRouter<Arc<App>>| match &token {
-        Some(token) => methods.route_layer(middleware::from_fn_with_state(Arc::clone(token), auth::require)),
-        None => methods,
-    };
-    Router::new()
+    let guarded = guard(auth_token);
+    let routes = Router::new()
         .route("/domains", guarded(get(handlers::list).post(handlers::register)))
         .route("/domains/{id}", guarded(get(handlers::fetch).delete(handlers::delete)))
         .route("/domains/{id}/verify", guarded(post(handlers::verify)))
@@ -35,13 +31,31 @@ pub(crate) fn router(app: Arc<App>, auth_token: Option<Secret>, places: Places) 
         .route("/domains/{id}/certificate", guarded(get(handlers::certificate)))
         .route("/openapi.json", get(openapi::json))
         .route("/docs", get(openapi::page))
+        .with_state(app);
+    layered(routes, places)
+}
+
+/// Asks for the token, if there is one: on each method rather than on the router, so that an unknown path is 404 and a wrong
+/// method 405 without it.
+pub(crate) fn guard<S: Clone + Send + Sync + 'static>(
+    token: Option<Secret>,
+) -> impl Fn(MethodRouter<S>) -> MethodRouter<S> {
+    let token = token.map(|token| Arc::new(BearerToken::new(&token)));
+    move |methods| match &token {
+        Some(token) => methods.route_layer(middleware::from_fn_with_state(Arc::clone(token), auth::require)),
+        None => methods,
+    }
+}
+
+/// What every request passes through, from the last line to the first.
+pub(crate) fn layered(routes: Router, places: Places) -> Router {
+    routes
         .fallback(async || ApiError::NotFound("no such route"))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(places, limits::hold))
         .layer(middleware::map_response(set_security_headers))
         .layer(middleware::from_fn(request_id::assign_and_log))
-        .with_state(app)
 }
 
 /// For the day somebody opens an answer in a browser, or a cache stands in between.

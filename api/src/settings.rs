@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use countersign_shared::config::{DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, bounded_duration};
+use countersign_shared::config::{AdminArgs, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, bounded_duration};
 
 /// The HTTP API of Countersign: registers domains, verifies them, and orders certificates that workers issue.
 #[derive(Parser)]
@@ -14,7 +14,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "SERVER_ADDR", default_value = ":8080")]
     pub(crate) server_addr: ListenAddr,
 
-    /// Where operators reach /healthz and /readyz; each process of a host needs its own
+    /// Where operators and probes reach this process; each process of a host needs its own
     #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9180")]
     pub(crate) admin_addr: ListenAddr,
 
@@ -49,6 +49,9 @@ pub(crate) struct Settings {
     /// Print the API's OpenAPI description and exit
     #[arg(long)]
     pub(crate) print_openapi: bool,
+
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
 
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub enum ConfigError {
     /// Does not show the value: it may hold a password.
     #[error("{0} cannot be understood")]
     Invalid(&'static str),
+    #[error("ADMIN_TOKEN must be set (or ADMIN_TOKEN_FILE): ADMIN_ADDR {0} can be reached from other hosts")]
+    AdminTokenMissing(ListenAddr),
     #[error("cannot listen on {address}")]
     Listen {
         address: ListenAddr,
@@ -175,6 +177,30 @@ fn parse_resolver(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "expected an IP address, or address:port".to_owned())
 }
 
+/// What the operators' listener asks of its callers.
+#[derive(Args)]
+#[command(next_help_heading = "Operators")]
+pub struct AdminArgs {
+    /// Bearer token of the operators' listener; must be set where ADMIN_ADDR is not a loopback address
+    #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: Option<Secret>,
+
+    /// File that holds the operators' token
+    #[arg(long, env = "ADMIN_TOKEN_FILE", value_name = "PATH")]
+    pub admin_token_file: Option<PathBuf>,
+}
+
+impl AdminArgs {
+    /// The token that a listener at `address` asks for; an error if it must ask for one and there is none.
+    pub fn token(&self, address: &ListenAddr) -> Result<Option<Secret>, ConfigError> {
+        let token = secret("ADMIN_TOKEN", self.admin_token.as_ref(), self.admin_token_file.as_deref())?;
+        if token.is_none() && !address.is_loopback() {
+            return Err(ConfigError::AdminTokenMissing(address.clone()));
+        }
+        Ok(token)
+    }
+}
+
 /// What is logged, and how.
 #[derive(Args)]
 #[command(next_help_heading = "Logging")]
@@ -217,6 +243,12 @@ impl fmt::Display for ListenAddr {
 }
 
 impl ListenAddr {
+    /// Whether only this host can reach it.
+    fn is_loopback(&self) -> bool {
+        let host = self.0.rsplit_once(':').map_or("", |(host, _)| host).trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    }
+
     pub async fn bind(&self) -> Result<TcpListener, ConfigError> {
         let bound = match self.0.strip_prefix(':') {
             // Both families where the machine has IPv6, otherwise IPv4 alone.
@@ -243,6 +275,20 @@ mod tests {
         }
         for bad in ["", "8080", "127.0.0.1", "localhost:http", ":65536"] {
             assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_a_loopback_address_needs_no_operators_token() {
+        let token = |address: &str, token: Option<&str>| {
+            let args = AdminArgs { admin_token: token.map(|token| Secret(token.to_owned())), admin_token_file: None };
+            args.token(&address.parse().unwrap()).map(|token| token.is_some())
+        };
+        for local in ["127.0.0.1:9180", "127.9.9.9:1", "[::1]:9180", "[::ffff:127.0.0.1]:1", "localhost:9180"] {
+            assert!(!token(local, None).unwrap() && token(local, Some("s")).unwrap(), "{local}");
+        }
+        for open in [":9180", "0.0.0.0:9180", "[::]:9180", "192.0.2.1:9180", "admin.example.com:9180"] {
+            assert!(token(open, None).is_err() && token(open, Some("")).is_err() && token(open, Some("s")).unwrap());
         }
     }
 

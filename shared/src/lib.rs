@@ -7,6 +7,7 @@ pub mod config;
 pub mod dns;
 pub mod lifecycle;
 pub mod model;
+pub mod operator;
 pub mod ops;
 pub mod store;
 pub mod telemetry;

@@ -5,6 +5,7 @@
 pub mod certificate;
 pub mod challenge;
 pub mod domain;
+pub mod filter;
 pub mod identifier;
 pub mod ids;
 pub mod order;

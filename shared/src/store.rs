@@ -15,11 +15,11 @@ pub mod orders;
 pub mod schema;
 
 pub use error::StoreError;
+pub use sqlx::Connection;
 pub use sqlx::postgres::{PgConnection, PgPool};
 
 use std::time::Duration;
 
-use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);

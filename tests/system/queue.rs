@@ -17,6 +17,7 @@ use countersign_shared::model::order::{Authorization, Order, OrderEvent, Placeme
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::store::domains::NewDomain;
 use countersign_shared::store::jobs::{self, ClaimedJob, Fence, JobKind, Lane, Outcome};
+use countersign_shared::store::orders::NewOrder;
 use countersign_shared::store::{StoreError, certificates, domains, notifications, orders};
 use countersign_tests::checkout;
 use serde_json::{Value, json};
@@ -97,13 +98,26 @@ async fn certificate(conn: &mut PgConnection, number: u8, domain: i64) -> i64 {
 async fn order(conn: &mut PgConnection, number: u8) -> i64 {
     let domain = verified_domain(conn, number).await;
     let certificate = certificate(conn, number, domain).await;
-    orders::insert(conn, &public_id(number), domain, certificate, 10.0, None).await.unwrap()
+    insert_order(conn, number, domain, certificate).await.unwrap()
+}
+
+/// An order that a caller waits for.
+async fn insert_order(conn: &mut PgConnection, number: u8, domain: i64, certificate: i64) -> Result<i64, StoreError> {
+    let new = NewOrder {
+        public_id: &public_id(number),
+        domain_id: domain,
+        certificate_id: certificate,
+        place_by_secs: Some(10.0),
+        retry_of: None,
+        actor: "api",
+    };
+    orders::insert(conn, &new).await
 }
 
 /// Such an order with its job; both keys.
 async fn enqueued(conn: &mut PgConnection, number: u8) -> (i64, i64) {
     let order = order(conn, number).await;
-    jobs::enqueue(conn, order, &format!("request-{number}")).await.unwrap();
+    jobs::enqueue(conn, order, Lane::Waiting, &format!("request-{number}")).await.unwrap();
     let job = sqlx::query_scalar("SELECT id FROM jobs WHERE order_id = $1").bind(order).fetch_one(conn).await.unwrap();
     (order, job)
 }

@@ -28,6 +28,8 @@ pub struct Advance {
     /// Name of this worker, for the order's events.
     pub worker: String,
     pub lease_for: Duration,
+    /// How long ended orders are kept.
+    pub retain_for: Duration,
     /// A stop was asked for: finish the step under way, start no other.
     pub stopping: CancellationToken,
     /// The grace is over: leave the step where it is.

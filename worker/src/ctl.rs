@@ -1,11 +1,21 @@
-//! `countersignctl`: what an operator can do besides starting and stopping processes.
+//! `countersignctl`: what an operator can do besides starting and stopping processes. One file per noun.
 
 mod acme_account;
+mod jobs;
 mod migrate;
+mod orders;
+mod output;
 
 use clap::{Parser, Subcommand};
 
+pub use output::Ended;
+
+/// What the timeline and the logs of a job name as the request behind a verb of this tool.
+const REQUEST_ID: &str = "countersignctl";
+
 /// The operator's tool of Countersign.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 something named does not exist, 4 something's state does not allow it.
 #[derive(Parser)]
 #[command(name = "countersignctl", version)]
 pub struct Command {
@@ -17,16 +27,24 @@ pub struct Command {
 enum Verb {
     /// Bring the database schema to this version; safe to run any number of times, also at once
     Migrate(migrate::Migrate),
+    /// See orders; retry and cancel them
+    #[command(subcommand)]
+    Orders(orders::Orders),
+    /// See the queue; retry and park its jobs
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
     /// The ACME account that all orders share
     #[command(subcommand)]
     AcmeAccount(acme_account::AcmeAccount),
 }
 
 impl Command {
-    pub async fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self) -> anyhow::Result<Ended> {
         match self.verb {
-            Verb::Migrate(migrate) => migrate.run().await,
-            Verb::AcmeAccount(account) => account.run().await,
+            Verb::Migrate(migrate) => migrate.run().await.map(|()| Ended::Done),
+            Verb::Orders(orders) => orders.run().await,
+            Verb::Jobs(jobs) => jobs.run().await,
+            Verb::AcmeAccount(account) => account.run().await.map(|()| Ended::Done),
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::advance::Advance;
-use crate::jobs::sweep;
+use crate::jobs::{purge, sweep};
 use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
 use crate::settings::{Settings, Switch};
 use crate::steps::Tools;
@@ -33,6 +33,7 @@ pub async fn run(settings: &Settings, pool: PgPool, tools: Tools, stop: Cancella
         tools,
         worker: worker.clone(),
         lease_for: settings.lease_for,
+        retain_for: settings.retain_for,
         stopping: stop.clone(),
         abandon: abandon.clone(),
     });
@@ -125,6 +126,7 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
             match lease.job.kind {
                 JobKind::PollChallenge { order_id } => advance.run(&lease, order_id).await,
                 JobKind::Sweep => sweep::run(&advance.tools.pool, &lease).await,
+                JobKind::Purge => purge::run(&advance.tools.pool, advance.retain_for, &lease).await,
             }
         };
         if AssertUnwindSafe(run).catch_unwind().await.is_err() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 use countersign_shared::config::{
-    ConfigError, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, bounded_duration, secret,
+    AdminArgs, ConfigError, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, bounded_duration, secret,
 };
 use url::Url;
 
@@ -31,11 +31,15 @@ pub struct Settings {
     #[arg(long, env = "MAX_ATTEMPTS", default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..))]
     pub max_attempts: i32,
 
+    /// How long ended orders and their timelines are kept: 1day to 100years
+    #[arg(long, env = "RETAIN_FOR", default_value = "1year", value_parser = parse_retention)]
+    pub retain_for: Duration,
+
     /// How long steps under way may take once a stop was asked for
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "20s", value_parser = humantime::parse_duration)]
     pub shutdown_grace: Duration,
 
-    /// Where operators reach /healthz and /readyz; each process of a host needs its own
+    /// Where operators and probes reach this process; each process of a host needs its own
     #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9181")]
     pub admin_addr: ListenAddr,
 
@@ -54,6 +58,9 @@ pub struct Settings {
     /// Once the value was seen, ask the resolvers once more before the CA is told to look
     #[arg(long, env = "DNS_AUTHORITATIVE_CHECK", default_value = "on")]
     pub dns_authoritative_check: Switch,
+
+    #[command(flatten)]
+    pub admin: AdminArgs,
 
     #[command(flatten)]
     pub database: DatabaseArgs,
@@ -152,6 +159,11 @@ impl Settings {
 
 fn parse_lease(text: &str) -> Result<Duration, String> {
     bounded_duration(text, Duration::from_secs(2), Duration::from_secs(3600))
+}
+
+fn parse_retention(text: &str) -> Result<Duration, String> {
+    const DAY: u64 = 24 * 3600;
+    bounded_duration(text, Duration::from_secs(DAY), Duration::from_secs(36_525 * DAY))
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {

@@ -19,6 +19,8 @@ pub(crate) enum ApiError {
     NotFound(&'static str),
     /// 405; axum adds `Allow`.
     MethodNotAllowed,
+    /// 409: what is there does not allow it.
+    Conflict(String),
     /// 413
     TooLarge,
     /// 424: DNS did not answer.
@@ -40,6 +42,7 @@ impl IntoResponse for ApiError {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "a valid bearer token is needed".to_owned()),
             Self::NotFound(text) => (StatusCode::NOT_FOUND, text.to_owned()),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed".to_owned()),
+            Self::Conflict(text) => (StatusCode::CONFLICT, text),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 KiB".to_owned()),
             Self::LookupFailed(text) => (StatusCode::FAILED_DEPENDENCY, text),
             Self::Internal(text) => (StatusCode::INTERNAL_SERVER_ERROR, text),

@@ -138,7 +138,7 @@ pub(crate) async fn delete(
         cancel(&mut tx, order_id, ProblemCode::DomainDeleted, None, &request_id).await?;
     }
     for order_id in orders::reopen_clean_up(&mut tx, domain.id).await? {
-        jobs::wake_for_clean_up(&mut tx, order_id, request_id.as_str()).await?;
+        jobs::wake(&mut tx, order_id, request_id.as_str()).await?;
     }
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(domain.id = %domain.public_id, domain.name = %domain.name, "domain deleted");

@@ -9,7 +9,9 @@ use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::order::{Order, OrderState};
 use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::domains::Domain;
-use countersign_shared::store::{PgConnection, StoreError, certificates, domains, jobs, orders};
+use countersign_shared::store::jobs::{self, Lane};
+use countersign_shared::store::orders::{self, NewOrder};
+use countersign_shared::store::{PgConnection, StoreError, certificates, domains};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
@@ -80,9 +82,16 @@ async fn accept(
     let certificate =
         certificates::insert_requested(&mut tx, &certificate_id, domain.id, KeyAlgorithm::Rsa2048).await?;
     let order_public_id = PublicId::from_random(rand::random());
-    let place_by_secs = app.place_wait.as_secs_f64();
-    let order = orders::insert(&mut tx, &order_public_id, domain.id, certificate, place_by_secs, retry_of).await?;
-    jobs::enqueue(&mut tx, order, request_id.as_str()).await?;
+    let new = NewOrder {
+        public_id: &order_public_id,
+        domain_id: domain.id,
+        certificate_id: certificate,
+        place_by_secs: Some(app.place_wait.as_secs_f64()),
+        retry_of,
+        actor: "api",
+    };
+    let order = orders::insert(&mut tx, &new).await?;
+    jobs::enqueue(&mut tx, order, Lane::Waiting, request_id.as_str()).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(domain.id = %domain.public_id, order.id = %order_public_id, domain.name = %domain.name, "order accepted");
     Ok((order, order_public_id))

@@ -3,13 +3,13 @@
 //! Text from a CA or a library goes into `acme`, for operators; `detail` is ours.
 
 use serde::{Deserialize, Serialize};
-use strum::{EnumIter, IntoStaticStr};
+use strum::{EnumIter, EnumString, IntoStaticStr};
 
 use super::challenge::challenge_domain;
 use super::identifier::DnsName;
 
 /// The codes of `failure.code`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumIter)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, EnumString, IntoStaticStr, EnumIter)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum ProblemCode {
@@ -39,6 +39,8 @@ pub enum ProblemCode {
     NotPlacedInTime,
     /// The domain was deleted.
     DomainDeleted,
+    /// An operator cancelled the order.
+    CancelledByOperator,
     /// Attempts used up for a reason that only an operator can see; also any code that a newer release has stored.
     #[serde(other)]
     Internal,
@@ -105,6 +107,9 @@ impl OrderProblem {
             }
             ProblemCode::NotPlacedInTime => "the order could not be placed in time; nothing was ordered".to_owned(),
             ProblemCode::DomainDeleted => "the domain was deleted".to_owned(),
+            ProblemCode::CancelledByOperator => {
+                "an operator of this service cancelled the order; retry to get a new one".to_owned()
+            }
             ProblemCode::Internal => "an internal error; the service's operator must act".to_owned(),
         };
         Self { code, detail, acme: None }

@@ -1,5 +1,6 @@
 //! `acme_accounts`: one ACME account per directory, shared by every worker.
 
+use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -99,4 +100,26 @@ pub async fn held_until(conn: &mut PgConnection, directory: &str) -> Result<Opti
     .fetch_optional(conn)
     .await?;
     Ok(held)
+}
+
+/// An account that the CA asked to be left alone.
+#[derive(Clone, Debug, Serialize)]
+pub struct Hold {
+    pub directory: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub until: OffsetDateTime,
+    /// What the CA said.
+    pub because: String,
+}
+
+/// The holds that are not over.
+pub async fn holds(conn: &mut PgConnection) -> Result<Vec<Hold>, StoreError> {
+    let holds = sqlx::query_as!(
+        Hold,
+        r#"SELECT directory, held_until AS "until!", coalesce(held_because, '') AS "because!" FROM acme_accounts
+           WHERE held_until > now() ORDER BY directory"#
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(holds)
 }

@@ -150,6 +150,20 @@ pub async fn lock_by_key(conn: &mut PgConnection, id: i64) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Locks the row of an order's domain and reads it; None when it is deleted, and stays so.
+pub async fn lock_live(conn: &mut PgConnection, id: i64) -> Result<Option<Domain>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
+         FROM domains WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
+        id
+    )
+    .fetch_optional(conn)
+    .await?
+    .map(Domain::try_from)
+    .transpose()
+}
+
 /// The token was seen: `verified` from any status that allows it. None when the status has changed meanwhile.
 pub async fn mark_verified(conn: &mut PgConnection, id: i64) -> Result<Option<Domain>, StoreError> {
     sqlx::query_as!(

@@ -4,6 +4,8 @@
 //! becomes due by itself. Only the holder of the lease writes `due_at`, `lease` and `leased_by` of a leased row;
 //! everybody else sets `woken`. Times are the database's.
 
+pub mod overview;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -38,6 +40,8 @@ pub enum JobKind {
     PollChallenge { order_id: i64 },
     /// Give orders without a job one.
     Sweep,
+    /// Delete what is old.
+    Purge,
 }
 
 #[derive(Clone, Debug)]
@@ -55,17 +59,18 @@ pub struct ClaimedJob {
     pub request_id: Option<String>,
 }
 
-/// Enqueues the job of an order for somebody who waits, and tells the workers.
-pub async fn enqueue(conn: &mut PgConnection, order_id: i64, request_id: &str) -> Result<(), StoreError> {
+/// Enqueues the job of an order; in [`Lane::Waiting`] the workers are told at once.
+pub async fn enqueue(conn: &mut PgConnection, order_id: i64, lane: Lane, request_id: &str) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO jobs (kind, order_id, lane, trace_context)
-         VALUES ('poll-challenge', $1, 0, jsonb_build_object('request_id', $2::text))",
+         VALUES ('poll-challenge', $1, $2, jsonb_build_object('request_id', $3::text))",
         order_id,
+        lane as i16,
         request_id
     )
     .execute(&mut *conn)
     .await?;
-    notify(conn).await
+    if lane == Lane::Waiting { notify(conn).await } else { Ok(()) }
 }
 
 async fn notify(conn: &mut PgConnection) -> Result<(), StoreError> {
@@ -89,7 +94,7 @@ pub async fn claim(
            WHERE id = ANY(ARRAY(
                SELECT id FROM jobs
                WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR $5)
-                 AND kind IN ('poll-challenge', 'sweep')
+                 AND kind IN ('poll-challenge', 'sweep', 'purge')
                ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED))
            RETURNING id, kind, order_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
                now() AS "claimed_at!", trace_context ->> 'request_id' AS request_id"#,
@@ -106,6 +111,7 @@ pub async fn claim(
             let kind = match (row.kind.as_str(), row.order_id) {
                 ("poll-challenge", Some(order_id)) => JobKind::PollChallenge { order_id },
                 ("sweep", None) => JobKind::Sweep,
+                ("purge", None) => JobKind::Purge,
                 _ => return Err(StoreError::Corrupt { column: "jobs.kind" }),
             };
             Ok(ClaimedJob {
@@ -270,9 +276,8 @@ pub async fn wake_for_check(conn: &mut PgConnection, order_id: i64) -> Result<Op
     Ok(due_at)
 }
 
-/// Makes sure that somebody cleans up after an ended order: wakes or un-parks its job, with all attempts before it, or
-/// enqueues one.
-pub async fn wake_for_clean_up(conn: &mut PgConnection, order_id: i64, request_id: &str) -> Result<(), StoreError> {
+/// Makes an order's job due now, parked or not, with all attempts before it, or enqueues one.
+pub async fn wake(conn: &mut PgConnection, order_id: i64, request_id: &str) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO jobs (kind, order_id, lane, trace_context)
          VALUES ('poll-challenge', $1, 1, jsonb_build_object('request_id', $2::text))

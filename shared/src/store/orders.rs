@@ -1,5 +1,8 @@
 //! `orders`: the truth that jobs only point at.
 
+pub mod overview;
+pub mod purge;
+
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
@@ -17,30 +20,35 @@ pub const ONE_OPEN_PER_DOMAIN: &str = "orders_one_open_per_domain";
 /// Unique index: a CA's order belongs to one open order of ours.
 pub const ACME_URL_OPEN_KEY: &str = "orders_acme_url_open_key";
 
+pub struct NewOrder<'a> {
+    pub public_id: &'a PublicId,
+    pub domain_id: i64,
+    pub certificate_id: i64,
+    /// How long a caller waits for it to be placed; None when nobody does.
+    pub place_by_secs: Option<f64>,
+    /// The ended order that it stands in for.
+    pub retry_of: Option<i64>,
+    /// Who asked for it.
+    pub actor: &'a str,
+}
+
 /// An order, `accepted`, and its first event. Returns the internal key, for its job.
 ///
-/// `place_by_secs`: how long the caller waits for it to be placed. `retry_of`: the failed order it stands in for. A
-/// domain with an open order is a conflict on [`ONE_OPEN_PER_DOMAIN`].
-pub async fn insert(
-    conn: &mut PgConnection,
-    public_id: &PublicId,
-    domain_id: i64,
-    certificate_id: i64,
-    place_by_secs: f64,
-    retry_of: Option<i64>,
-) -> Result<i64, StoreError> {
+///
+/// A domain with an open order is a conflict on [`ONE_OPEN_PER_DOMAIN`].
+pub async fn insert(conn: &mut PgConnection, new: &NewOrder<'_>) -> Result<i64, StoreError> {
     let id = sqlx::query_scalar!(
         "INSERT INTO orders (public_id, domain_id, certificate_id, origin, place_by, retry_of)
          VALUES ($1, $2, $3, 'challenge', now() + make_interval(secs => $4), $5) RETURNING id",
-        public_id.as_str(),
-        domain_id,
-        certificate_id,
-        place_by_secs,
-        retry_of
+        new.public_id.as_str(),
+        new.domain_id,
+        new.certificate_id,
+        new.place_by_secs,
+        new.retry_of
     )
     .fetch_one(&mut *conn)
     .await?;
-    order_events::insert(conn, id, "accepted", OrderState::Accepted, "api", None).await?;
+    order_events::insert(conn, id, "accepted", OrderState::Accepted, new.actor, None).await?;
     Ok(id)
 }
 
@@ -235,6 +243,26 @@ pub async fn lock_open_of_domain(conn: &mut PgConnection, domain_id: i64) -> Res
 /// The database's time, for events that are made outside a run.
 pub async fn now(conn: &mut PgConnection) -> Result<OffsetDateTime, StoreError> {
     Ok(sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(conn).await?)
+}
+
+/// Internal keys of an order and of its domain.
+pub async fn find(conn: &mut PgConnection, public_id: &PublicId) -> Result<Option<(i64, i64)>, StoreError> {
+    let row = sqlx::query!("SELECT id, domain_id FROM orders WHERE public_id = $1", public_id.as_str())
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.map(|row| (row.id, row.domain_id)))
+}
+
+/// The newest order of a domain, in whatever state.
+pub async fn newest_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Option<(i64, PublicId)>, StoreError> {
+    let row = sqlx::query!("SELECT id, public_id FROM orders WHERE domain_id = $1 ORDER BY id DESC LIMIT 1", domain_id)
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| {
+        let public_id = PublicId::parse(&row.public_id).ok_or(StoreError::Corrupt { column: "orders.public_id" })?;
+        Ok((row.id, public_id))
+    })
+    .transpose()
 }
 
 /// Locks an order's row. Locks of domain rows come before, of job rows after.

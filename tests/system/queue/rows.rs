@@ -104,15 +104,15 @@ async fn a_domain_and_a_certificate_have_one_open_order() {
     let domain = verified_domain(&mut conn, 1).await;
     let first = certificate(&mut conn, 1, domain).await;
     let second = certificate(&mut conn, 2, domain).await;
-    let id = orders::insert(&mut conn, &public_id(1), domain, first, 10.0, None).await.unwrap();
-    let twice = orders::insert(&mut conn, &public_id(2), domain, second, 10.0, None).await;
+    let id = insert_order(&mut conn, 1, domain, first).await.unwrap();
+    let twice = insert_order(&mut conn, 2, domain, second).await;
     assert_conflict(twice, orders::ONE_OPEN_PER_DOMAIN);
     let other_domain = verified_domain(&mut conn, 2).await;
-    let shared = orders::insert(&mut conn, &public_id(2), other_domain, first, 10.0, None).await;
+    let shared = insert_order(&mut conn, 2, other_domain, first).await;
     assert_conflict(shared, "orders_one_open_per_certificate");
 
     sql(&mut conn, &format!("UPDATE orders SET state = 'cancelled', ended_at = now() WHERE id = {id}")).await.unwrap();
-    orders::insert(&mut conn, &public_id(2), domain, second, 10.0, None).await.unwrap();
+    insert_order(&mut conn, 2, domain, second).await.unwrap();
 }
 
 /// The documented moves, and the two that were decided here.

@@ -27,6 +27,8 @@ async fn run() -> anyhow::Result<()> {
 
     let pool = settings.database.pool()?;
     let tools = Tools::new(&settings, pool.clone())?;
+    // Nothing here asks for it yet but the rule that such an address needs one.
+    settings.admin.token(&settings.admin_addr)?;
     let admin_listener = settings.admin_addr.bind().await?;
 
     let stop = CancellationToken::new();

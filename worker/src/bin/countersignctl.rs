@@ -9,7 +9,7 @@ use countersign_worker::ctl::Command;
 #[tokio::main]
 async fn main() -> ExitCode {
     match config::parse::<Command>().run().await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(ended) => ended.into(),
         Err(error) => {
             eprintln!("countersignctl: {}", chain(error.as_ref()));
             ExitCode::FAILURE

@@ -6,6 +6,7 @@ use countersign_shared::store::jobs::{self, Outcome};
 use countersign_shared::store::{PgPool, StoreError};
 use countersign_shared::telemetry::chain;
 
+use super::result;
 use crate::queue::Lease;
 
 const EVERY: Duration = Duration::from_secs(60);
@@ -15,12 +16,19 @@ pub async fn run(pool: &PgPool, lease: &Lease) {
         let mut conn = pool.acquire().await?;
         jobs::enqueue_missing(&mut conn).await
     };
-    match swept.await {
-        Ok(0) => {}
-        Ok(found) => tracing::error!(found, "orders without a job were found and given one; this is a bug"),
-        Err(error) => report(&error),
-    }
-    lease.settle(Outcome::Wait { until: lease.now() + EVERY, saw: None }).await;
+    let saw = match swept.await {
+        Ok(found) => {
+            if found > 0 {
+                tracing::error!(found, "orders without a job were found and given one; this is a bug");
+            }
+            Some(result(lease, serde_json::json!({ "orders": found })))
+        }
+        Err(error) => {
+            report(&error);
+            None
+        }
+    };
+    lease.settle(Outcome::Wait { until: lease.now() + EVERY, saw }).await;
 }
 
 fn report(error: &StoreError) {

@@ -1,0 +1,218 @@
+//! `countersignctl jobs`: see the queue, un-park and park.
+
+use clap::{Args, Subcommand};
+use countersign_shared::config::DatabaseAddress;
+use countersign_shared::model::filter::{DEFAULT_LIMIT, JobFilter, MOST};
+use countersign_shared::operator;
+use countersign_shared::store::acme_accounts::{self, Hold};
+use countersign_shared::store::jobs::overview::{self, JobCount, JobLine};
+use countersign_shared::store::{self, PgConnection};
+
+use super::output::{Ended, Report, at, or_none, print_json, print_table, wrong_usage};
+
+#[derive(Subcommand)]
+pub(super) enum Jobs {
+    /// List jobs: what the workers have to do
+    List(List),
+    /// Show one job
+    Show(Show),
+    /// Make jobs due now, parked ones too, with all attempts before them
+    Retry(Change),
+    /// Stop jobs until they are retried; a run under way loses its outcome
+    Park(Change),
+    /// Count jobs by kind and lane, and say which CA accounts are held back
+    Stats(Stats),
+}
+
+#[derive(Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    filter: JobFilter,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    database: DatabaseAddress,
+}
+
+#[derive(Args)]
+pub(super) struct Show {
+    /// Id of the job
+    id: i64,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    database: DatabaseAddress,
+}
+
+#[derive(Args)]
+pub(super) struct Change {
+    /// Ids of jobs; without them the filter selects
+    ids: Vec<i64>,
+
+    #[command(flatten)]
+    filter: JobFilter,
+
+    /// Only say which jobs are selected
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    database: DatabaseAddress,
+}
+
+#[derive(Args)]
+pub(super) struct Stats {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    database: DatabaseAddress,
+}
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Retry,
+    Park,
+}
+
+impl Jobs {
+    pub(super) async fn run(self) -> anyhow::Result<Ended> {
+        match self {
+            Self::List(list) => list.run().await,
+            Self::Show(show) => show.run().await,
+            Self::Retry(change) => change.run(Verb::Retry).await,
+            Self::Park(change) => change.run(Verb::Park).await,
+            Self::Stats(stats) => stats.run().await,
+        }
+    }
+}
+
+impl List {
+    async fn run(self) -> anyhow::Result<Ended> {
+        let mut conn = store::connect(&self.database.options()?).await?;
+        let jobs = overview::list(&mut conn, &self.filter, self.filter.limit.unwrap_or(DEFAULT_LIMIT)).await?;
+        if self.json {
+            print_json(&serde_json::json!({ "jobs": jobs }))?;
+        } else {
+            let header = ["JOB", "KIND", "LANE", "STATE", "DUE", "WORKER", "FAILURES", "DOMAIN", "ORDER"];
+            print_table(&header, jobs.iter().map(row));
+        }
+        Ok(Ended::Done)
+    }
+}
+
+fn row(job: &JobLine) -> Vec<String> {
+    vec![
+        job.id.to_string(),
+        job.kind.clone(),
+        job.lane.to_string(),
+        job.state.clone(),
+        at(job.due_at),
+        or_none(job.leased_by.as_ref()),
+        job.attempts.to_string(),
+        or_none(job.domain_name.as_ref()),
+        or_none(job.order_id.as_ref()),
+    ]
+}
+
+impl Show {
+    async fn run(self) -> anyhow::Result<Ended> {
+        let mut conn = store::connect(&self.database.options()?).await?;
+        let Some(job) = overview::find(&mut conn, self.id).await? else {
+            eprintln!("countersignctl: there is no job {}; a finished one is gone, its order is not", self.id);
+            return Ok(Ended::NotFound);
+        };
+        if self.json {
+            print_json(&job)?;
+            return Ok(Ended::Done);
+        }
+        let facts = [
+            ("job", job.id.to_string()),
+            ("kind", job.kind),
+            ("state", job.state),
+            ("due", at(job.due_at)),
+            ("worker", or_none(job.leased_by)),
+            ("lane", job.lane.to_string()),
+            ("claimed", format!("{} times", job.lease)),
+            ("failures", format!("{} counted", job.attempts)),
+            ("parked", super::output::at_or_none(job.parked_at)),
+            ("created", at(job.created_at)),
+            ("request", or_none(job.request_id)),
+            ("order", or_none(job.order_id)),
+            ("order's state", or_none(job.order_state)),
+            ("domain", or_none(job.domain_name)),
+            ("last run", or_none(job.last_result)),
+        ];
+        for (what, value) in facts {
+            println!("{what:<14}{value}");
+        }
+        Ok(Ended::Done)
+    }
+}
+
+impl Change {
+    async fn run(self, verb: Verb) -> anyhow::Result<Ended> {
+        let mut conn = store::connect(&self.database.options()?).await?;
+        let (ids, more) = self.selected(&mut conn).await?;
+        let mut report = Report::new(self.dry_run, more);
+        for id in ids {
+            let deed = match verb {
+                _ if self.dry_run => None,
+                Verb::Retry => Some(operator::retry_job(&mut conn, id).await?),
+                Verb::Park => Some(operator::park_job(&mut conn, id).await?),
+            };
+            report.add(id, deed);
+        }
+        report.print(self.json)
+    }
+
+    /// The ids, and whether the filter selects more of them.
+    async fn selected(&self, conn: &mut PgConnection) -> anyhow::Result<(Vec<i64>, bool)> {
+        match (self.ids.is_empty(), self.filter.is_empty()) {
+            (false, true) => return Ok((self.ids.clone(), false)),
+            (false, false) => wrong_usage("name jobs or give a filter, not both"),
+            (true, true) => wrong_usage("name jobs, or give a filter that says which ones are meant"),
+            (true, false) => {}
+        }
+        let limit = self.filter.limit.unwrap_or(MOST);
+        let jobs = overview::list(conn, &self.filter, limit + 1).await?;
+        let more = jobs.len() > usize::from(limit);
+        Ok((jobs.into_iter().take(limit.into()).map(|job| job.id).collect(), more))
+    }
+}
+
+impl Stats {
+    async fn run(self) -> anyhow::Result<Ended> {
+        let mut conn = store::connect(&self.database.options()?).await?;
+        let (jobs, holds) = (overview::counts(&mut conn).await?, acme_accounts::holds(&mut conn).await?);
+        if self.json {
+            print_json(&serde_json::json!({ "jobs": jobs, "holds": holds }))?;
+            return Ok(Ended::Done);
+        }
+        let header = ["KIND", "LANE", "DUE", "WAITING", "LEASED", "LOST", "PARKED", "FAILING", "LAG"];
+        print_table(&header, jobs.iter().map(count));
+        for Hold { directory, until, because } in holds {
+            println!("\n{directory} is held back until {}: {because}", at(until));
+        }
+        Ok(Ended::Done)
+    }
+}
+
+fn count(jobs: &JobCount) -> Vec<String> {
+    let numbers = [jobs.due, jobs.waiting, jobs.leased, jobs.lost, jobs.parked, jobs.failing];
+    let mut row = vec![jobs.kind.clone(), jobs.lane.to_string()];
+    row.extend(numbers.map(|number| number.to_string()));
+    row.push(jobs.lag_secs.map_or_else(|| "-".to_owned(), |lag| format!("{lag:.0} s")));
+    row
+}

@@ -1,0 +1,245 @@
+//! `countersignctl orders`: see orders, and act on those that failed or hang.
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use countersign_shared::config::DatabaseAddress;
+use countersign_shared::model::filter::{DEFAULT_LIMIT, MOST, OrderFilter};
+use countersign_shared::model::ids::PublicId;
+use countersign_shared::model::order::OrderState;
+use countersign_shared::operator::{self, Deed, NewIds};
+use countersign_shared::store::orders::overview::{self, OrderLine, OrderStory};
+use countersign_shared::store::{self, Connection as _, PgConnection};
+
+use super::REQUEST_ID;
+use super::output::{Ended, Report, at, at_or_none, or_none, print_json, print_table, wrong_usage};
+
+#[derive(Subcommand)]
+pub(super) enum Orders {
+    /// List orders, newest first
+    List(List),
+    /// Show all that is known of one order: its timeline, its job, the CA's problem
+    Show(Show),
+    /// Try again: an open order's job is due now; one that ended without a certificate gets a new order in its place
+    Retry(Change),
+    /// Cancel open orders; their customers may retry
+    Cancel(Change),
+}
+
+#[derive(Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    filter: OrderFilter,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    database: DatabaseAddress,
+}
+
+#[derive(Args)]
+pub(super) struct Show {
+    /// Id of the order
+    id: String,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    database: DatabaseAddress,
+}
+
+#[derive(Args)]
+pub(super) struct Change {
+    /// Ids of orders; without them the filter selects
+    ids: Vec<String>,
+
+    #[command(flatten)]
+    filter: OrderFilter,
+
+    /// Only say which orders are selected
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    database: DatabaseAddress,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Retry,
+    Cancel,
+}
+
+impl Orders {
+    pub(super) async fn run(self) -> anyhow::Result<Ended> {
+        match self {
+            Self::List(list) => list.run().await,
+            Self::Show(show) => show.run().await,
+            Self::Retry(change) => change.run(Verb::Retry).await,
+            Self::Cancel(change) => change.run(Verb::Cancel).await,
+        }
+    }
+}
+
+impl List {
+    async fn run(self) -> anyhow::Result<Ended> {
+        let mut conn = store::connect(&self.database.options()?).await?;
+        let limit = self.filter.limit.unwrap_or(DEFAULT_LIMIT);
+        let orders = overview::list(&mut conn, &self.filter, limit).await?;
+        if self.json {
+            print_json(&serde_json::json!({ "orders": orders }))?;
+        } else {
+            print_table(&["ORDER", "DOMAIN", "STATE", "CODE", "CHANGED", "JOB"], orders.iter().map(row));
+        }
+        Ok(Ended::Done)
+    }
+}
+
+fn row(order: &OrderLine) -> Vec<String> {
+    let job = match (order.due_at, order.parked_at, &order.leased_by) {
+        (None, ..) => "-".to_owned(),
+        (_, Some(parked_at), _) => format!("parked {}", at(parked_at)),
+        (_, _, Some(worker)) => format!("with {worker}"),
+        (Some(due_at), ..) => format!("due {}", at(due_at)),
+    };
+    vec![
+        order.id.clone(),
+        order.domain_name.clone(),
+        order.state.clone(),
+        or_none(order.code.as_ref()),
+        at(order.updated_at),
+        job,
+    ]
+}
+
+impl Show {
+    async fn run(self) -> anyhow::Result<Ended> {
+        let mut conn = store::connect(&self.database.options()?).await?;
+        let story = match PublicId::parse(&self.id) {
+            Some(id) => overview::story(&mut conn, &id).await?,
+            None => None,
+        };
+        let Some(story) = story else {
+            eprintln!("countersignctl: there is no order {}", self.id);
+            return Ok(Ended::NotFound);
+        };
+        if self.json {
+            print_json(&story)?;
+        } else {
+            print_story(&story)?;
+        }
+        Ok(Ended::Done)
+    }
+}
+
+fn print_story(order: &OrderStory) -> anyhow::Result<()> {
+    let mut facts = vec![
+        ("order", order.id.clone()),
+        ("domain", format!("{} ({}, {})", order.domain_name, order.domain_id, order.domain_status)),
+        ("state", order.state.clone()),
+        ("created", at(order.created_at)),
+        ("deadline", at_or_none(order.deadline_at)),
+        ("record seen", at_or_none(order.seen_at)),
+        ("ended", at_or_none(order.ended_at)),
+        ("cleaned up", at_or_none(order.cleaned_up_at)),
+        ("CA's order", or_none(order.acme_url.as_ref())),
+    ];
+    facts.extend(order.retry_of.clone().map(|id| ("retry of", id)));
+    facts.extend(order.retried_by.clone().map(|id| ("retried by", id)));
+    for authorization in &order.authorizations {
+        let proved = authorization.proved_at.map_or(String::new(), |proved_at| format!(", proved {}", at(proved_at)));
+        let wildcard = if authorization.wildcard { "*." } else { "" };
+        facts.push(("name", format!("{wildcard}{}{proved}", authorization.identifier)));
+        facts.push(("TXT value", authorization.txt_value.clone()));
+        facts.push(("authorization", authorization.url.clone()));
+    }
+    let certificate = &order.certificate;
+    facts.push(("certificate", format!("{} ({}, {})", certificate.id, certificate.algorithm, certificate.state)));
+    if let Some(serial_number) = &certificate.serial_number {
+        facts.push(("serial", format!("{serial_number}, until {}", at_or_none(certificate.not_after))));
+    }
+    if let Some(job) = &order.job {
+        let worker = job.leased_by.as_ref().map_or(String::new(), |worker| format!(", with {worker}"));
+        let attempts = format!("{} counted failures", job.attempts);
+        facts.push(("job", format!("{} ({}, due {}{worker}, {attempts})", job.id, job.state, at(job.due_at))));
+        facts.extend(job.last_result.as_ref().map(|result| ("last run", result.to_string())));
+    }
+    for (what, value) in facts {
+        println!("{what:<14}{value}");
+    }
+    if let Some(problem) = &order.problem {
+        println!("\nProblem\n{}", serde_json::to_string_pretty(problem)?);
+    }
+    println!("\nTimeline");
+    let rows = order.events.iter().map(|event| {
+        let detail = event.detail.as_ref().map_or(String::new(), ToString::to_string);
+        vec![at(event.at), event.event.clone(), event.state.clone(), event.actor.clone(), detail]
+    });
+    print_table(&["AT", "EVENT", "STATE", "BY", "DETAIL"], rows);
+    Ok(())
+}
+
+impl Change {
+    async fn run(self, verb: Verb) -> anyhow::Result<Ended> {
+        let mut conn = store::connect(&self.database.options()?).await?;
+        let (ids, more) = self.selected(&mut conn, verb).await?;
+        let mut report = Report::new(self.dry_run, more);
+        for id in ids {
+            let deed = if self.dry_run { None } else { Some(change(&mut conn, &id, verb).await?) };
+            report.add(id, deed);
+        }
+        report.print(self.json)
+    }
+
+    /// The ids, and whether the filter selects more of them.
+    async fn selected(&self, conn: &mut PgConnection, verb: Verb) -> anyhow::Result<(Vec<String>, bool)> {
+        match (self.ids.is_empty(), self.filter.is_empty()) {
+            (false, true) => return Ok((self.ids.clone(), false)),
+            (false, false) => wrong_usage("name orders or give a filter, not both"),
+            (true, true) => wrong_usage("name orders, or give a filter that says which ones are meant"),
+            (true, false) => {}
+        }
+        let mut filter = self.filter.clone();
+        // What could not be changed anyway is not selected.
+        if filter.state.is_empty() {
+            filter.state = match verb {
+                Verb::Retry => vec![OrderState::Failed, OrderState::Cancelled],
+                Verb::Cancel => Vec::new(),
+            };
+        }
+        filter.newest |= verb == Verb::Retry;
+        let limit = filter.limit.unwrap_or(MOST);
+        let orders = overview::list(conn, &filter, limit + 1).await?;
+        let more = orders.len() > usize::from(limit);
+        let ids = orders.into_iter().take(limit.into()).map(|order| order.id);
+        Ok((ids.collect(), more))
+    }
+}
+
+/// Each order in its own transaction: what is done is done, whatever becomes of the others.
+async fn change(conn: &mut PgConnection, id: &str, verb: Verb) -> anyhow::Result<Deed> {
+    let Some(public_id) = PublicId::parse(id) else {
+        return Ok(Deed::NotFound);
+    };
+    let mut tx = conn.begin().await?;
+    let deed = match verb {
+        Verb::Retry => {
+            let new = NewIds {
+                order: PublicId::from_random(rand::random()),
+                certificate: PublicId::from_random(rand::random()),
+            };
+            operator::retry_order(&mut tx, &public_id, &new, REQUEST_ID).await
+        }
+        Verb::Cancel => operator::cancel_order(&mut tx, &public_id, REQUEST_ID).await,
+    };
+    let deed = deed.with_context(|| format!("order {id}: nothing was changed"))?;
+    tx.commit().await?;
+    Ok(deed)
+}

@@ -1,0 +1,123 @@
+//! What the operator reads: tables for people, JSON for scripts, and the exit code.
+
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+use comfy_table::{Table, presets};
+use countersign_shared::operator::Deed;
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// How a verb ended; the exit code tells scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// 0: all that was asked for.
+    Done,
+    /// 3: something named does not exist.
+    NotFound,
+    /// 4: something's state does not allow it.
+    Refused,
+}
+
+impl From<Ended> for ExitCode {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Done => Self::SUCCESS,
+            Ended::NotFound => Self::from(3),
+            Ended::Refused => Self::from(4),
+        }
+    }
+}
+
+/// What became of each order or job.
+#[derive(Serialize)]
+pub(super) struct Report<T> {
+    dry_run: bool,
+    results: Vec<Line<T>>,
+    /// How many more the filter selects is unknown, only that there are some.
+    more: bool,
+}
+
+#[derive(Serialize)]
+struct Line<T> {
+    id: T,
+    /// None in a dry run.
+    #[serde(flatten)]
+    deed: Option<Deed>,
+}
+
+impl<T: Serialize + ToString> Report<T> {
+    pub(super) fn new(dry_run: bool, more: bool) -> Self {
+        Self { dry_run, results: Vec::new(), more }
+    }
+
+    pub(super) fn add(&mut self, id: T, deed: Option<Deed>) {
+        self.results.push(Line { id, deed });
+    }
+
+    /// Prints it; the worst of its lines decides how the verb ended.
+    pub(super) fn print(&self, as_json: bool) -> anyhow::Result<Ended> {
+        if as_json {
+            print_json(self)?;
+        } else {
+            for line in &self.results {
+                println!("{}  {}", line.id.to_string(), said(line.deed.as_ref()));
+            }
+            let what = if self.dry_run { "selected, nothing was changed" } else { "in all" };
+            println!("{} {what}{}", self.results.len(), if self.more { "; there are more: repeat this" } else { "" });
+        }
+        let is = |wanted: fn(&Deed) -> bool| self.results.iter().filter_map(|line| line.deed.as_ref()).any(wanted);
+        Ok(if is(|deed| matches!(deed, Deed::NotFound)) {
+            Ended::NotFound
+        } else if is(|deed| matches!(deed, Deed::Refused { .. })) {
+            Ended::Refused
+        } else {
+            Ended::Done
+        })
+    }
+}
+
+fn said(deed: Option<&Deed>) -> String {
+    match deed {
+        None => "would be tried".to_owned(),
+        Some(Deed::NewOrder { new_order_id }) => format!("order {new_order_id} takes its place"),
+        Some(Deed::Due) => "its job is due now".to_owned(),
+        Some(Deed::CleanUp) => "it has ended; its clean-up is due now".to_owned(),
+        Some(Deed::Cancelled) => "cancelled".to_owned(),
+        Some(Deed::Parked) => "parked".to_owned(),
+        Some(Deed::Refused { reason }) => format!("refused: {reason}"),
+        Some(Deed::NotFound) => "not found".to_owned(),
+    }
+}
+
+pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Columns side by side, without lines around them.
+pub(super) fn print_table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.iter().copied()).add_rows(rows);
+    println!("{}", table.trim_fmt());
+}
+
+/// `2026-11-21 09:30:00Z`
+pub(super) fn at(time: OffsetDateTime) -> String {
+    time.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z")).unwrap_or_default()
+}
+
+pub(super) fn at_or_none(time: Option<OffsetDateTime>) -> String {
+    time.map_or_else(|| "-".to_owned(), at)
+}
+
+pub(super) fn or_none<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// Ends the program as for any wrong usage: exit code 2.
+pub(super) fn wrong_usage(why: &str) -> ! {
+    super::Command::command().error(ErrorKind::MissingRequiredArgument, why).exit()
+}
