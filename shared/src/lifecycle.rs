@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::schema::{self, SchemaError};
-use crate::store::{PgPool, StoreError};
+use crate::store::{self, PgPool};
 
 /// Cancels `stop` on SIGTERM or SIGINT; a second signal ends the process at once with status 130.
 ///
@@ -35,15 +35,14 @@ pub fn stop_on_signal(stop: CancellationToken) -> std::io::Result<impl Future<Ou
 pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<bool, SchemaError> {
     let mut reported = false;
     loop {
-        let outage = match pool.acquire().await {
-            Ok(mut conn) => match schema::check(&mut conn).await {
-                Err(SchemaError::Unreadable(error)) if error.is_outage() => error,
-                checked => return checked.map(|()| true),
-            },
-            Err(error) => match StoreError::from(error) {
-                error if error.is_outage() => error,
-                error => return Err(SchemaError::Unreadable(error)),
-            },
+        let checked = store::in_time(async {
+            let mut conn = pool.acquire().await?;
+            Ok(schema::check(&mut conn).await)
+        });
+        let outage = match checked.await {
+            Ok(Err(SchemaError::Unreadable(error))) | Err(error) if error.is_outage() => error,
+            Ok(checked) => return checked.map(|()| true),
+            Err(error) => return Err(SchemaError::Unreadable(error)),
         };
         if !reported {
             let server = pool.connect_options();

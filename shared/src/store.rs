@@ -23,14 +23,25 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// What does not answer for this long is as good as away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// For a connection that a caller gave back, to show that it still works.
+const PING_WITHIN: Duration = Duration::from_secs(2);
+
+/// Bounds one piece of work with the database, from taking the connection to the last statement: a connection whose other end
+/// has silently gone would be waited for without end. What the piece had changed is undone, or was committed after all.
+pub async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(ANSWER_WITHIN, work).await.unwrap_or_else(|_| Err(timed_out().into()))
+}
+
+fn timed_out() -> sqlx::Error {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
 
 /// One connection, for a tool: it fails at once, and with the server's own reason.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
     let connection = tokio::time::timeout(CONNECT_WITHIN, PgConnection::connect_with(options));
-    connection
-        .await
-        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
-        .map_err(Into::into)
+    connection.await.unwrap_or_else(|_| Err(timed_out())).map_err(Into::into)
 }
 
 /// Begins a transaction whose reads all see one moment.
@@ -40,5 +51,15 @@ pub const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ON
 ///
 /// `acquire_for` bounds the wait for a free connection and for a new one.
 pub fn pool(options: PgConnectOptions, max_connections: u32, acquire_for: Duration) -> PgPool {
-    PgPoolOptions::new().max_connections(max_connections).acquire_timeout(acquire_for).connect_lazy_with(options)
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(acquire_for)
+        // The pool itself would wait without end for one that its caller gave up on, and keep its place.
+        .after_release(|conn, _| {
+            Box::pin(async {
+                let answered = tokio::time::timeout(PING_WITHIN, conn.ping()).await;
+                answered.unwrap_or_else(|_| Err(timed_out())).map(|()| true)
+            })
+        })
+        .connect_lazy_with(options)
 }

@@ -11,7 +11,7 @@ use countersign_shared::model::order::{Order, OrderEvent};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::model::schedule::backoff;
 use countersign_shared::store::jobs::{self, Outcome};
-use countersign_shared::store::{StoreError, acme_accounts, orders};
+use countersign_shared::store::{StoreError, acme_accounts, in_time, orders};
 use countersign_shared::telemetry::chain;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -116,8 +116,11 @@ impl Advance {
 
     async fn step(&self, lease: &Lease, order: &Order) -> Result<StepOutcome, StepError> {
         if steps::calls_ca(order) {
-            let mut conn = self.tools.pool.acquire().await.map_err(StoreError::from)?;
-            if let Some(until) = acme_accounts::held_until(&mut conn, self.tools.acme.directory()).await? {
+            let held = in_time(async {
+                let mut conn = self.tools.pool.acquire().await?;
+                acme_accounts::held_until(&mut conn, self.tools.acme.directory()).await
+            });
+            if let Some(until) = held.await? {
                 return Ok(self.held_back(lease, order, until));
             }
         }
@@ -137,8 +140,11 @@ impl Advance {
     }
 
     async fn load(&self, order_id: i64) -> Result<Option<Order>, StoreError> {
-        let mut conn = self.tools.pool.acquire().await?;
-        orders::load(&mut conn, order_id).await
+        in_time(async {
+            let mut conn = self.tools.pool.acquire().await?;
+            orders::load(&mut conn, order_id).await
+        })
+        .await
     }
 
     /// Stores what a step did, and tries again while the database is away: the fence and the revision decide whether it
@@ -150,7 +156,7 @@ impl Advance {
             None => Outcome::Keep { lease_secs: self.lease_for.as_secs_f64() },
         };
         loop {
-            match self.commit_once(lease, &after, event, &outcome).await {
+            match in_time(self.commit_once(lease, &after, event, &outcome)).await {
                 Ok(Committed::Stored(stored)) => {
                     let problem = after.problem.as_ref();
                     tracing::info!(
@@ -197,10 +203,10 @@ impl Advance {
             error @ StepError::Retry { .. } => return Some(self.retry(lease, error)),
         };
         tracing::warn!(order.state = order.state.as_str(), cause = because, ?hold_for, "the CA limits our rate");
-        let held = async {
+        let held = in_time(async {
             let mut conn = self.tools.pool.acquire().await?;
             acme_accounts::hold_back(&mut conn, self.tools.acme.directory(), hold_for.as_secs_f64(), &because).await
-        };
+        });
         if let Err(error) = held.await {
             return Some(self.retry(lease, error.into()));
         }
@@ -239,7 +245,7 @@ impl Advance {
 
     /// Attempts are used up: the order fails, and its job stops for a person. Nothing outside is touched.
     async fn park(&self, lease: &Lease, order_id: i64) {
-        let parked = async {
+        let parked = in_time(async {
             let mut tx = self.tools.pool.begin().await?;
             // An order that this release cannot read is parked all the same.
             let order = match orders::load(&mut tx, order_id).await {
@@ -267,8 +273,8 @@ impl Advance {
                 return Ok(false);
             }
             tx.commit().await?;
-            Ok::<bool, StoreError>(true)
-        };
+            Ok(true)
+        });
         match parked.await {
             Ok(true) => tracing::error!(job.attempt = lease.job.attempts, "attempts used up: parked for a person"),
             // Changed or taken meanwhile: whoever claims the row next decides again.

@@ -17,9 +17,10 @@ mod respond;
 use std::time::Duration;
 
 use countersign_shared::dns::TxtLookup;
+use countersign_shared::model::certificate::KeyAndCsr;
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
-use countersign_shared::store::PgPool;
+use countersign_shared::store::{PgPool, certificates, in_time};
 use time::OffsetDateTime;
 
 use crate::acme::Acme;
@@ -109,6 +110,15 @@ impl Step<'_> {
         placement
             .map(|placement| placement.acme_url.as_str())
             .ok_or_else(|| StepError::bug("an order without a CA order"))
+    }
+
+    /// Key and CSR, which every state past `authorized` has stored.
+    async fn key(&self) -> Result<KeyAndCsr, StepError> {
+        let key = in_time(async {
+            let mut conn = self.tools.pool.acquire().await?;
+            certificates::key(&mut conn, self.order.certificate_id).await
+        });
+        key.await?.ok_or_else(|| StepError::bug("a prepared order without a key"))
     }
 
     /// Since the order last advanced.

@@ -127,6 +127,23 @@ pub async fn claim(
         .collect()
 }
 
+/// Gives back, without an attempt, the rows leased to `worker` that it does not hold: the answer to its claim was lost.
+pub async fn release_unheld(conn: &mut PgConnection, worker: &str, held: &[Fence]) -> Result<u64, StoreError> {
+    let (ids, leases): (Vec<i64>, Vec<i64>) = held.iter().map(|fence| (fence.id, fence.lease)).unzip();
+    let released = sqlx::query!(
+        "UPDATE jobs j SET leased_by = NULL, due_at = now()
+         WHERE j.leased_by = $1 AND NOT EXISTS (
+             SELECT FROM unnest($2::bigint[], $3::bigint[]) AS held (id, lease)
+             WHERE held.id = j.id AND held.lease = j.lease)",
+        worker,
+        &ids,
+        &leases
+    )
+    .execute(conn)
+    .await?;
+    Ok(released.rows_affected())
+}
+
 /// Extends the leases that are still held; returns the fences that are.
 pub async fn renew(conn: &mut PgConnection, fences: &[Fence], lease_secs: f64) -> Result<Vec<Fence>, StoreError> {
     let mut fences = fences.to_vec();

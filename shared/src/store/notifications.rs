@@ -12,6 +12,9 @@ pub const JOBS: &str = "countersign_jobs";
 /// An order left the state `accepted`; the payload is its public id.
 pub const ORDERS: &str = "countersign_orders";
 
+const PROVE_AFTER: Duration = Duration::from_secs(30);
+const PROVE_WITHIN: Duration = Duration::from_secs(5);
+
 /// Forwards the payloads of `channel` until `stop`; comes back after every loss of the connection.
 pub async fn forward(pool: PgPool, channel: &'static str, to: broadcast::Sender<String>, stop: CancellationToken) {
     let listening = async {
@@ -38,11 +41,18 @@ async fn listen(
     listener.listen(channel).await?;
     *reported = false;
     loop {
-        match listener.try_recv().await? {
+        match tokio::time::timeout(PROVE_AFTER, listener.try_recv()).await {
             // Nobody waiting is fine: a send without receivers is an error to ignore.
-            Some(notification) => drop(to.send(notification.payload().to_owned())),
-            // The connection was lost and is back: something may have been missed, so wake everybody once.
-            None => drop(to.send(String::new())),
+            Ok(notification) => match notification? {
+                Some(notification) => drop(to.send(notification.payload().to_owned())),
+                // The connection was lost and is back: something may have been missed, so wake everybody once.
+                None => drop(to.send(String::new())),
+            },
+            // Silence may mean that the other end has gone: a statement tells.
+            Err(_) => {
+                let proved = tokio::time::timeout(PROVE_WITHIN, listener.listen(channel)).await;
+                proved.map_err(|_| sqlx::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
+            }
         }
     }
 }

@@ -15,8 +15,8 @@ use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use countersign_shared::store::PgPool;
-use countersign_shared::store::StoreError;
 use countersign_shared::store::acme_accounts::{self, AcmeAccount};
+use countersign_shared::store::{StoreError, in_time};
 use instant_acme::{Account, ExternalAccountKey, Key, NewAccount};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
@@ -138,16 +138,19 @@ pub(super) struct PostgresRecord {
 #[async_trait]
 impl AccountRecord for PostgresRecord {
     async fn load(&self) -> Result<Option<AcmeAccount>, StoreError> {
-        acme_accounts::load(&mut *self.pool.acquire().await?, &self.directory).await
+        in_time(async { acme_accounts::load(&mut *self.pool.acquire().await?, &self.directory).await }).await
     }
 
     async fn insert_key_if_absent(&self, private_key_pem: &str) -> Result<AcmeAccount, StoreError> {
-        let mut connection = self.pool.acquire().await?;
-        acme_accounts::insert_key_if_absent(&mut connection, &self.directory, private_key_pem).await
+        in_time(async {
+            let mut conn = self.pool.acquire().await?;
+            acme_accounts::insert_key_if_absent(&mut conn, &self.directory, private_key_pem).await
+        })
+        .await
     }
 
     async fn store_kid(&self, kid: &str) -> Result<(), StoreError> {
-        acme_accounts::store_kid(&mut *self.pool.acquire().await?, &self.directory, kid).await
+        in_time(async { acme_accounts::store_kid(&mut *self.pool.acquire().await?, &self.directory, kid).await }).await
     }
 }
 

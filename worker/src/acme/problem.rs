@@ -154,6 +154,23 @@ impl Problem {
         short_name(&self.problem_type)
     }
 
+    /// Whether a rate limit is one of these names' own: a subproblem or the text names one of them or a domain above it, or
+    /// speaks of their set. RFC 8555 has no field for that; the words are Boulder's.
+    pub fn is_about(&self, names: &[String]) -> bool {
+        let above = |word: &str| {
+            word.contains('.')
+                && names
+                    .iter()
+                    .any(|name| name.strip_suffix(word).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+        };
+        let says = |detail: &str| {
+            let words = detail.split(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '-');
+            detail.contains("exact set of") || words.map(|word| word.trim_matches('.')).any(above)
+        };
+        says(&self.detail)
+            || self.subproblems.iter().any(|part| part.identifier.as_deref().is_some_and(above) || says(&part.detail))
+    }
+
     /// The problem document of an answer, if its body is one.
     ///
     /// By hand because nothing in an error answer may be relied on: one subproblem of an odd shape must not cost the rest.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign_shared::store::jobs::Outcome;
 use countersign_shared::store::orders::purge;
-use countersign_shared::store::{PgPool, StoreError};
+use countersign_shared::store::{PgPool, StoreError, in_time};
 use countersign_shared::telemetry::chain;
 
 use super::result;
@@ -44,13 +44,21 @@ struct Purged {
 async fn purge(pool: &PgPool, retain_for: Duration) -> Result<Purged, StoreError> {
     let mut purged = Purged::default();
     for _ in 0..MOST_BATCHES {
-        let mut tx = pool.begin().await?;
-        let orders = purge::orders(&mut tx, retain_for.as_secs_f64(), BATCH).await?;
-        tx.commit().await?;
+        let orders = in_time(async {
+            let mut tx = pool.begin().await?;
+            let orders = purge::orders(&mut tx, retain_for.as_secs_f64(), BATCH).await?;
+            tx.commit().await?;
+            Ok(orders)
+        });
+        let orders = orders.await?;
         // A transaction of its own: domains are locked before orders.
-        let mut tx = pool.begin().await?;
-        let domains = purge::domains(&mut tx, BATCH).await?;
-        tx.commit().await?;
+        let domains = in_time(async {
+            let mut tx = pool.begin().await?;
+            let domains = purge::domains(&mut tx, BATCH).await?;
+            tx.commit().await?;
+            Ok(domains)
+        });
+        let domains = domains.await?;
         purged.orders += orders;
         purged.domains += domains;
         if orders < BATCH as u64 && domains < BATCH as u64 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_shared::store::jobs::{self, Outcome};
-use countersign_shared::store::{PgPool, StoreError};
+use countersign_shared::store::{PgPool, StoreError, in_time};
 use countersign_shared::telemetry::chain;
 
 use super::result;
@@ -12,10 +12,10 @@ use crate::queue::Lease;
 const EVERY: Duration = Duration::from_secs(60);
 
 pub async fn run(pool: &PgPool, lease: &Lease) {
-    let swept = async {
+    let swept = in_time(async {
         let mut conn = pool.acquire().await?;
         jobs::enqueue_missing(&mut conn).await
-    };
+    });
     let saw = match swept.await {
         Ok(found) => {
             if found > 0 {

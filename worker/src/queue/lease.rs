@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use countersign_shared::store::jobs::{self, ClaimedJob, Fence, Outcome};
-use countersign_shared::store::{PgPool, StoreError};
+use countersign_shared::store::{PgPool, StoreError, in_time};
 use countersign_shared::telemetry::chain;
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -65,7 +65,7 @@ impl Leases {
         let mut ticks = tokio::time::interval(self.lease_for / 3);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let fences: Vec<Fence> = self.held().keys().copied().collect();
+            let fences = self.fences();
             if fences.is_empty() {
                 continue;
             }
@@ -79,8 +79,11 @@ impl Leases {
     }
 
     async fn renew_once(&self, fences: &[Fence]) -> Result<Vec<Fence>, StoreError> {
-        let mut conn = self.pool.acquire().await?;
-        jobs::renew(&mut conn, fences, self.lease_for.as_secs_f64()).await
+        in_time(async {
+            let mut conn = self.pool.acquire().await?;
+            jobs::renew(&mut conn, fences, self.lease_for.as_secs_f64()).await
+        })
+        .await
     }
 
     fn extend(&self, asked: &[Fence], renewed: &[Fence], sent_at: Instant) {
@@ -94,6 +97,11 @@ impl Leases {
                 ends.send_replace(sent_at);
             }
         }
+    }
+
+    /// What this process runs, or has not settled yet.
+    pub(super) fn fences(&self) -> Vec<Fence> {
+        self.held().keys().copied().collect()
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<Fence, watch::Sender<Instant>>> {
@@ -139,10 +147,10 @@ impl Lease {
     /// a late outcome is right as long as nobody else has claimed the row.
     pub async fn settle(&self, outcome: Outcome) {
         loop {
-            let written = async {
+            let written = in_time(async {
                 let mut conn = self.leases.pool.acquire().await?;
                 jobs::settle(&mut conn, self.job.fence, &outcome).await
-            };
+            });
             match written.await {
                 Ok(true) => return,
                 Ok(false) => return tracing::warn!("lease lost: the outcome of this run was refused"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_shared::store::jobs::{self, Lane, Outcome};
-use countersign_shared::store::{PgPool, StoreError};
+use countersign_shared::store::{PgPool, StoreError, in_time};
 use countersign_shared::telemetry::chain;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
@@ -32,8 +32,9 @@ impl Leaser {
     /// Claims until `stop`. Errors are logged and outlived.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut reach = Reach::new(self.leases.lease_for(), Instant::now());
+        let mut in_doubt = false;
         while !stop.is_cancelled() {
-            let pause = match self.claim_what_is_due(&mut reach).await {
+            let pause = match self.claim_what_is_due(&mut reach, &mut in_doubt).await {
                 Ok(pause) => pause,
                 Err(error) => {
                     if reach.lost() {
@@ -51,10 +52,18 @@ impl Leaser {
         }
     }
 
-    /// Returns how long to sleep before the next look.
-    async fn claim_what_is_due(&mut self, reach: &mut Reach) -> Result<Duration, StoreError> {
-        let mut conn = self.pool.acquire().await?;
-        let due_in = jobs::next_due_in(&mut conn).await?;
+    /// Returns how long to sleep before the next look. `in_doubt`: a claim was sent and its answer has not come, so that rows may
+    /// be leased to this worker without its knowing.
+    async fn claim_what_is_due(&mut self, reach: &mut Reach, in_doubt: &mut bool) -> Result<Duration, StoreError> {
+        let due_in = in_time(async {
+            let mut conn = self.pool.acquire().await?;
+            if *in_doubt {
+                jobs::release_unheld(&mut conn, &self.worker, &self.leases.fences()).await?;
+            }
+            jobs::next_due_in(&mut conn).await
+        });
+        let due_in = due_in.await?;
+        *in_doubt = false;
         reach.succeeded(Instant::now());
         match due_in {
             Some(secs) if secs <= 0.0 => {}
@@ -70,7 +79,13 @@ impl Leaser {
             }
             let sent_at = Instant::now();
             let lease_secs = self.leases.lease_for().as_secs_f64();
-            let jobs = jobs::claim(&mut conn, lane, &self.worker, lease_secs, free as i64, may_take_lost).await?;
+            let claimed = in_time(async {
+                let mut conn = self.pool.acquire().await?;
+                *in_doubt = true;
+                jobs::claim(&mut conn, lane, &self.worker, lease_secs, free as i64, may_take_lost).await
+            });
+            let jobs = claimed.await?;
+            *in_doubt = false;
             more_is_due |= jobs.len() == free;
             for job in jobs {
                 let lease = self.leases.hold(job, sent_at, self.slots.take(lane));

@@ -2,10 +2,9 @@
 
 use countersign_shared::model::order::OrderEvent;
 use countersign_shared::model::problem::ProblemCode;
-use countersign_shared::store::{StoreError, certificates};
 use countersign_shared::telemetry::chain;
 
-use super::{Step, StepError, StepOutcome, StepResult};
+use super::{Step, StepOutcome, StepResult};
 use crate::acme::ErrorClass;
 use crate::keys;
 
@@ -17,10 +16,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
         Err(error) if error.class == ErrorClass::LookAgain => return Ok(step.ask_again(error.retry_after)),
         Err(error) => return step.ca_failed(&error),
     };
-    let mut conn = step.tools.pool.acquire().await.map_err(StoreError::from)?;
-    let key = certificates::key(&mut conn, step.order.certificate_id).await?;
-    drop(conn);
-    let key = key.ok_or_else(|| StepError::bug("a finalized order without a key"))?;
+    let key = step.key().await?;
     match keys::check_chain(&chain_pem, &key.private_key_pem, &step.order.names()) {
         Ok(certificate) => {
             Ok(StepOutcome::Advance(OrderEvent::Issued { at: step.now(), certificate: Box::new(certificate) }))

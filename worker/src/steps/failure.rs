@@ -86,7 +86,19 @@ impl Step<'_> {
             }
             ErrorClass::RateLimited => {
                 let hold_for = error.retry_after.unwrap_or(HOLD_BACK).clamp(SHORTEST_HOLD_BACK, LONGEST_HOLD_BACK);
-                Err(StepError::HoldBack { hold_for, because: cause })
+                if !error.problem.as_ref().is_some_and(|problem| problem.is_about(&self.order.names())) {
+                    return Err(StepError::HoldBack { hold_for, because: cause });
+                }
+                // Nobody else's order is to wait for this name.
+                let is_waited_for = self.order.placement.is_none() && self.order.place_by.is_some();
+                if is_waited_for || (self.order.state.is_open() && self.waited() > CA_MAY_BE_AWAY) {
+                    return Ok(self.end(ProblemCode::RateLimited, error.problem.as_ref()));
+                }
+                retry(
+                    Some(hold_for),
+                    false,
+                    "the certificate authority limits how many certificates it issues for the name",
+                )
             }
             ErrorClass::NewOrderNeeded => Ok(self.end(ProblemCode::CaOrderLost, error.problem.as_ref())),
             ErrorClass::FatalForOrder => Ok(self.end(refusal_code(error.problem.as_ref()), error.problem.as_ref())),

@@ -2,17 +2,13 @@
 
 use countersign_shared::model::order::OrderEvent;
 use countersign_shared::model::problem::ProblemCode;
-use countersign_shared::store::{StoreError, certificates};
 
 use super::{Step, StepError, StepOutcome, StepResult};
 use crate::acme::OrderStatus;
 use crate::keys;
 
 pub(super) async fn run(step: &Step<'_>) -> StepResult {
-    let mut conn = step.tools.pool.acquire().await.map_err(StoreError::from)?;
-    let key = certificates::key(&mut conn, step.order.certificate_id).await?;
-    drop(conn);
-    let key = key.ok_or_else(|| StepError::bug("a prepared order without a key"))?;
+    let key = step.key().await?;
     let csr_der =
         keys::csr_der(&key.csr_pem).map_err(|error| StepError::counted("the stored CSR cannot be read", &error))?;
     match step.tools.acme.finalize(step.acme_url()?, &csr_der).await {

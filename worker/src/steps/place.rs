@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use countersign_shared::model::order::{Authorization, OrderEvent, Placement};
 use countersign_shared::model::problem::ProblemCode;
-use countersign_shared::store::{StoreError, authorizations, orders};
+use countersign_shared::store::{StoreError, authorizations, in_time, orders};
 
 use super::{Step, StepError, StepOutcome, StepResult};
 use crate::acme::{AuthorizationStatus, AuthorizationView, ErrorClass, OrderStatus, PlacedOrder, Turn};
@@ -60,10 +60,11 @@ async fn turn_in_time<'a>(step: &Step<'a>) -> Option<Turn<'a>> {
 
 /// A retry keeps the CA's order of the failed one, and with it the TXT value, if that is still pending there.
 async fn keep_retried_order(step: &Step<'_>) -> Result<Option<StepOutcome>, StepError> {
-    let mut conn = step.tools.pool.acquire().await.map_err(StoreError::from)?;
-    let retried = orders::retried_acme_url(&mut conn, step.order.id, step.tools.acme.directory()).await?;
-    drop(conn);
-    let Some(acme_url) = retried else {
+    let retried = in_time(async {
+        let mut conn = step.tools.pool.acquire().await?;
+        orders::retried_acme_url(&mut conn, step.order.id, step.tools.acme.directory()).await
+    });
+    let Some(acme_url) = retried.await? else {
         return Ok(None);
     };
     let placed = match step.tools.acme.placed(&acme_url, &step.order.names()).await {
@@ -87,40 +88,45 @@ enum Verdict {
 }
 
 async fn judge(step: &Step<'_>, placed: &PlacedOrder) -> Result<Verdict, StepError> {
+    in_time(verdict(step, placed)).await?.ok_or_else(|| StepError::bug("the CA offers no dns-01 challenge"))
+}
+
+/// None when some authorization has no dns-01 challenge.
+async fn verdict(step: &Step<'_>, placed: &PlacedOrder) -> Result<Option<Verdict>, StoreError> {
     let order = step.order;
-    let mut conn = step.tools.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = step.tools.pool.acquire().await?;
     if let Some(holder) = orders::holder(&mut conn, &placed.url, order.id).await? {
         if holder.is_open {
-            return Ok(Verdict::HeldByOpenOrder);
+            return Ok(Some(Verdict::HeldByOpenOrder));
         }
         if holder.domain_id != order.domain_id || holder.has_csr {
-            return Ok(Verdict::NotOurs);
+            return Ok(Some(Verdict::NotOurs));
         }
     }
     if !matches!(placed.status, OrderStatus::Pending | OrderStatus::Ready) {
-        return Ok(Verdict::NotOurs);
+        return Ok(Some(Verdict::NotOurs));
     }
     let mut ours = Vec::new();
     for view in &placed.authorizations {
         if authorizations::was_anothers(&mut conn, &view.url, order.domain_id).await? {
-            return Ok(Verdict::NotOurs);
+            return Ok(Some(Verdict::NotOurs));
         }
         let is_proved = match view.status {
             AuthorizationStatus::Pending => false,
             AuthorizationStatus::Valid => {
                 authorizations::domain_proved(&mut conn, order.domain_id, &view.identifier).await?
             }
-            _ => return Ok(Verdict::NotOurs),
+            _ => return Ok(Some(Verdict::NotOurs)),
         };
         if view.status == AuthorizationStatus::Valid && !is_proved {
-            return Ok(Verdict::NotOurs);
+            return Ok(Some(Verdict::NotOurs));
         }
         match authorization(step, view, is_proved) {
             Some(authorization) => ours.push(authorization),
-            None => return Err(StepError::bug("the CA offers no dns-01 challenge")),
+            None => return Ok(None),
         }
     }
-    Ok(Verdict::Ours(ours))
+    Ok(Some(Verdict::Ours(ours)))
 }
 
 fn authorization(step: &Step<'_>, view: &AuthorizationView, is_proved: bool) -> Option<Authorization> {

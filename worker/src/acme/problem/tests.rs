@@ -131,3 +131,33 @@ fn a_hostile_document_is_cleaned() {
         assert_eq!(Problem::from_body(nothing.as_bytes()), None, "{nothing}");
     }
 }
+
+#[test]
+fn a_rate_limit_that_names_the_order_s_name_is_that_name_s_own() {
+    let is_about = |detail: &str| {
+        let problem = Problem { detail: detail.to_owned(), ..problem("rateLimited") };
+        problem.is_about(&["a.shop.example.com".to_owned()])
+    };
+    for own in [
+        r#"too many failed authorizations (5) for "a.shop.example.com" in the last 1h0m0s, retry after 2026-01-01 00:00:00 UTC"#,
+        r#"too many certificates (50) already issued for "example.com" in the last 168h0m0s"#,
+        "too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s",
+    ] {
+        assert!(is_about(own), "{own}");
+    }
+    for everybodys in [
+        "too many new orders (300) from this account in the last 3h0m0s, see https://letsencrypt.org/docs/rate-limits/.",
+        r#"too many certificates already issued for "ample.com""#,
+        "com. is busy",
+        "",
+    ] {
+        assert!(!is_about(everybodys), "{everybodys}");
+    }
+    let mut compound = problem("rateLimited");
+    compound.subproblems = vec![Subproblem {
+        identifier: Some("a.shop.example.com".to_owned()),
+        problem_type: format!("{URN}rateLimited"),
+        detail: String::new(),
+    }];
+    assert!(compound.is_about(&["a.shop.example.com".to_owned()]) && !compound.is_about(&["b.example".to_owned()]));
+}
