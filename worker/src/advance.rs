@@ -88,7 +88,7 @@ impl Advance {
                         Err(error) => return Some(self.retry(lease, error.into())),
                     },
                     Ok(Committed::LeaseLost) => {
-                        tracing::warn!("lease lost: the result of this step was refused");
+                        lease.refused("result of this step");
                         return None;
                     }
                     Err(error) => return Some(self.retry(lease, error)),

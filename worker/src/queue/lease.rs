@@ -1,7 +1,7 @@
 //! Leases that this process holds: who renews them, when they end, and how a run's outcome is written under one.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Leases {
     pool: PgPool,
     lease_for: Duration,
     held: Mutex<HashMap<Fence, watch::Sender<Instant>>>,
+    /// Outcomes refused because the lease was somebody else's by then.
+    refused: AtomicU64,
 }
 
 /// A claimed job and the right to run it. Dropping it without an outcome leaves the row to run out.
@@ -39,7 +41,7 @@ pub struct Lease {
 
 impl Leases {
     pub fn new(pool: PgPool, lease_for: Duration) -> Arc<Self> {
-        Arc::new(Self { pool, lease_for, held: Mutex::default() })
+        Arc::new(Self { pool, lease_for, held: Mutex::default(), refused: AtomicU64::default() })
     }
 
     pub fn lease_for(&self) -> Duration {
@@ -126,6 +128,12 @@ impl Lease {
         if self.forgiven.load(Ordering::Relaxed) { 0 } else { self.job.failures }
     }
 
+    /// Says and counts that the lease was lost: what the run did is not stored.
+    pub fn refused(&self, what: &str) {
+        let refused_so_far = self.leases.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::warn!(refused_so_far, "lease lost: the {what} was refused");
+    }
+
     /// Says that the order has advanced.
     pub fn forgive(&self) {
         self.forgiven.store(true, Ordering::Relaxed);
@@ -153,7 +161,7 @@ impl Lease {
             });
             match written.await {
                 Ok(true) => return,
-                Ok(false) => return tracing::warn!("lease lost: the outcome of this run was refused"),
+                Ok(false) => return self.refused("outcome of this run"),
                 Err(error) if error.is_outage() => {
                     tracing::warn!(error = chain(&error), "outcome not written yet");
                     tokio::time::sleep(WRITE_AGAIN_AFTER).await;
