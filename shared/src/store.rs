@@ -20,6 +20,7 @@ pub use sqlx::postgres::{PgConnection, PgPool};
 
 use std::time::Duration;
 
+use sqlx::Executor as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -27,6 +28,11 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// For a connection that a caller gave back, to show that it still works.
 const PING_WITHIN: Duration = Duration::from_secs(2);
+
+/// A process that vanishes, with its host or network, must not keep its locks, nor its place among the connections: the
+/// server learns of it by these and not by the end of the connection. Not as start-up parameters, which poolers refuse.
+const SESSION: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s';
+    SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3";
 
 /// Bounds one piece of work with the database, from taking the connection to the last statement: a connection whose other end
 /// has silently gone would be waited for without end. What the piece had changed is undone, or was committed after all.
@@ -54,6 +60,7 @@ pub fn pool(options: PgConnectOptions, max_connections: u32, acquire_for: Durati
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(acquire_for)
+        .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
         // The pool itself would wait without end for one that its caller gave up on, and keep its place.
         .after_release(|conn, _| {
             Box::pin(async {

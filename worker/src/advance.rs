@@ -71,8 +71,8 @@ impl Advance {
     /// None when the outcome is stored already, or not ours to write.
     async fn run_steps(&self, lease: &Lease, order_id: i64) -> Option<Outcome> {
         let mut order = match self.load(order_id).await {
-            Ok(Some(order)) if order.cleaned_up_at.is_none() => order,
-            Ok(_) => return Some(Outcome::Done),
+            Ok(Some(order)) => order,
+            Ok(None) => return Some(Outcome::Done),
             Err(error) => return Some(self.retry(lease, error.into())),
         };
         let span = tracing::Span::current();
@@ -139,12 +139,13 @@ impl Advance {
         }
     }
 
+    /// None when nothing is left to do for it.
     async fn load(&self, order_id: i64) -> Result<Option<Order>, StoreError> {
-        in_time(async {
+        let order = in_time(async {
             let mut conn = self.tools.pool.acquire().await?;
             orders::load(&mut conn, order_id).await
-        })
-        .await
+        });
+        Ok(order.await?.filter(|order| order.cleaned_up_at.is_none()))
     }
 
     /// Stores what a step did, and tries again while the database is away: the fence and the revision decide whether it

@@ -178,7 +178,7 @@ fn answer(order: &Order) -> Result<IssuanceStarted, ApiError> {
             Err(ApiError::Internal(format!("the order could not be placed: {}", problem.detail)))
         }
         (OrderState::Cancelled, _, Some(problem)) if problem.code == ProblemCode::NotPlacedInTime => {
-            Err(ApiError::Internal(format!("the order could not be placed: {}", problem.detail)))
+            Err(ApiError::Internal(problem.detail.clone()))
         }
         (OrderState::Cancelled, ..) => Err(ApiError::UNKNOWN_DOMAIN),
         (_, Some(authorization), _) => Ok(IssuanceStarted {

@@ -42,11 +42,12 @@ impl From<sqlx::Error> for StoreError {
             }
             E::Database(database) => match database.code().as_deref() {
                 // Class 08 connection, 53 resources, 57P administrator shutdown, crash recovery, starting up;
-                // 40001, 40P01 and 55P03 are lost races between transactions; 25006 is a standby not yet promoted.
+                // 40001, 40P01 and 55P03 are lost races between transactions; 25P03 is a transaction that was left alone
+                // for too long; 25006 is a standby not yet promoted.
                 Some(code) if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
                     Self::Unavailable(error)
                 }
-                Some("40001" | "40P01" | "55P03" | "25006") => Self::Unavailable(error),
+                Some("40001" | "40P01" | "55P03" | "25P03" | "25006") => Self::Unavailable(error),
                 Some(code) if code.starts_with("23") => {
                     let constraint = database.constraint().unwrap_or("?").to_owned();
                     Self::Conflict { constraint, source: error }

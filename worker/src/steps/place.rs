@@ -23,6 +23,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
     for _ in 0..ROUNDS {
         let Some(turn) = turn_in_time(step).await else {
             let problem = step.problem(ProblemCode::NotPlacedInTime);
+            let problem = problem.because("the certificate authority did not answer in time");
             return Ok(StepOutcome::Advance(OrderEvent::Cancelled { at: step.now(), problem }));
         };
         let placed = match step.tools.acme.place(turn, &step.order.names()).await {
