@@ -31,7 +31,7 @@ const PING_WITHIN: Duration = Duration::from_secs(2);
 
 /// A process that vanishes, with its host or network, must not keep its locks, nor its place among the connections: the
 /// server learns of it by these and not by the end of the connection. Not as start-up parameters, which poolers refuse.
-const SESSION: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s';
+const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '10s';
     SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3";
 
 /// Bounds one piece of work with the database, from taking the connection to the last statement: a connection whose other end
