@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Result, bail};
-use http_body_util::{BodyExt as _, Full};
+use anyhow::{Context as _, Result, bail};
+use http_body_util::BodyExt as _;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use hyper::http::request;
@@ -18,7 +18,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Fault, Kind, Reply};
+use super::asked::{Asked, Kind};
+use super::faults::Fault;
+use super::habits::Habit;
+use super::record::{Number, Record};
+use super::reply::{Reply, ReplyBody};
 
 /// What the requests and the test share.
 pub(super) struct Shared {
@@ -26,14 +30,32 @@ pub(super) struct Shared {
     pub(super) upstream: String,
     pub(super) client: Client,
     pub(super) state: Mutex<State>,
-    pub(super) held: watch::Sender<BTreeSet<Kind>>,
+    pub(super) gate: watch::Sender<Gate>,
 }
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) faults: BTreeMap<Kind, VecDeque<(usize, Fault)>>,
-    pub(super) arrived: BTreeMap<Kind, usize>,
-    pub(super) forwarded: BTreeMap<Kind, usize>,
+    pub(super) habits: Vec<Box<dyn Habit>>,
+    pub(super) record: Record,
+    /// How many are held now.
+    pub(super) held: BTreeMap<(Kind, Moment), usize>,
+}
+
+/// When a request is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Moment {
+    /// The CA has not seen it.
+    Before,
+    /// The CA has done it; its answer is kept back.
+    After,
+}
+
+#[derive(Default)]
+pub(super) struct Gate {
+    pub(super) held: BTreeSet<(Kind, Moment)>,
+    /// How often all that was held then was lost.
+    pub(super) losses: usize,
 }
 
 pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) -> Result<()> {
@@ -60,43 +82,104 @@ impl Shared {
     }
 
     /// An error closes the connection without an answer.
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Result<Response<ReplyBody>> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
-        let kind = Kind::of(head.uri.path(), &body);
-        *self.state().arrived.entry(kind).or_default() += 1;
-        self.held.subscribe().wait_for(|held| !held.contains(&kind)).await?;
-        let reply = match self.next_fault(kind) {
-            Some(Fault::Answer(reply)) => Some(reply),
-            Some(Fault::HangUp) => None,
-            Some(Fault::Change(change)) => change(self.forward(kind, head, body).await?),
-            None => Some(self.forward(kind, head, body).await?),
-        };
-        let Some(reply) = reply else { bail!("hanging up") };
-        let mut response = Response::builder().status(reply.status).body(Full::new(reply.body))?;
-        *response.headers_mut() = reply.headers;
-        Ok(response)
-    }
-
-    fn next_fault(&self, kind: Kind) -> Option<Fault> {
-        let mut state = self.state();
-        let faults = state.faults.get_mut(&kind)?;
-        let (left, fault) = faults.front_mut()?;
-        let fault = fault.clone();
-        *left -= 1;
-        if *left == 0 {
-            faults.pop_front();
+        let asked = Asked::new(&head, &body);
+        let number = self.state().record.arrived(&asked);
+        self.pass(asked.kind, Moment::Before).await?;
+        let mut fault = self.next_fault(&asked);
+        while let Fault::Late(by, then) = fault {
+            tokio::time::sleep(by).await;
+            fault = *then;
         }
-        Some(fault)
+        let kind = asked.kind;
+        let reply = match fault {
+            Fault::Answer(reply) => Some(reply),
+            Fault::HangUp => None,
+            fault => {
+                let forwarded = Arc::clone(self).forward(number, asked, head, body, fault);
+                // A client that has gone does not call back what the CA was sent.
+                #[expect(clippy::disallowed_methods, reason = "awaited unless the client has gone; then nobody asks")]
+                tokio::spawn(forwarded).await??
+            }
+        };
+        self.pass(kind, Moment::After).await?;
+        Ok(reply.context("hanging up")?.into_response()?)
     }
 
-    async fn forward(&self, kind: Kind, head: request::Parts, body: Bytes) -> Result<Reply> {
-        *self.state().forwarded.entry(kind).or_default() += 1;
+    /// Waits while requests of this kind are held at this moment; an error if it is lost instead.
+    async fn pass(&self, kind: Kind, moment: Moment) -> Result<()> {
+        let here = (kind, moment);
+        let mut gate = self.gate.subscribe();
+        let losses = gate.borrow_and_update().losses;
+        if !gate.borrow().held.contains(&here) {
+            return Ok(());
+        }
+        let _counted = Held::new(self, here);
+        let lost = gate.wait_for(|gate| !gate.held.contains(&here) || gate.losses > losses).await?.losses > losses;
+        if lost {
+            bail!("lost");
+        }
+        Ok(())
+    }
+
+    /// What the test has planned, or else what the habits of the CA make of it.
+    fn next_fault(&self, asked: &Asked) -> Fault {
+        let state = &mut *self.state();
+        if let Some(faults) = state.faults.get_mut(&asked.kind)
+            && let Some((left, fault)) = faults.front_mut()
+        {
+            let fault = fault.clone();
+            *left -= 1;
+            if *left == 0 {
+                faults.pop_front();
+            }
+            return fault;
+        }
+        state.habits.iter_mut().find_map(|habit| habit.before(asked)).map_or(Fault::None, Fault::Answer)
+    }
+
+    async fn forward(
+        self: Arc<Self>,
+        number: Number,
+        asked: Asked,
+        head: request::Parts,
+        body: Bytes,
+        fault: Fault,
+    ) -> Result<Option<Reply>> {
+        self.state().record.reaches_ca(number);
         let url = format!("{}{}", self.upstream, head.uri);
         let request = self.client.request(head.method, url).headers(without_framing(head.headers)).body(body);
         let answer = request.send().await?;
         let (status, headers) = (answer.status().as_u16(), without_framing(answer.headers().clone()));
-        Ok(Reply { status, headers, body: answer.bytes().await? })
+        let of_ca = Reply::of_ca(status, headers, answer.bytes().await?);
+        let shown = match fault {
+            Fault::Change(change) => change(&asked, of_ca.clone()),
+            _ => Some(of_ca.clone()),
+        };
+        let state = &mut *self.state();
+        state.record.answered(number, &of_ca);
+        state.habits.iter_mut().for_each(|habit| habit.after(&asked, &of_ca, shown.as_ref().unwrap_or(&of_ca)));
+        Ok(shown)
+    }
+}
+
+/// One held request, as long as its client waits.
+struct Held<'a>(&'a Shared, (Kind, Moment));
+
+impl<'a> Held<'a> {
+    fn new(shared: &'a Shared, here: (Kind, Moment)) -> Self {
+        *shared.state().held.entry(here).or_default() += 1;
+        Self(shared, here)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(held) = self.0.state().held.get_mut(&self.1) {
+            *held -= 1;
+        }
     }
 }
 
