@@ -253,6 +253,15 @@ impl Stack {
         self.processes.pid(name).is_some()
     }
 
+    /// The most memory that a running process has had in use so far, in bytes.
+    pub fn peak_memory(&self, name: &str) -> u64 {
+        let pid = self.processes.pid(name).unwrap_or_else(|| self.fail(&format!("{name} is not running")));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
+        let peak: Option<u64> =
+            status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        1024 * peak.unwrap_or_else(|| self.fail(&format!("the system does not say how much memory {name} has")))
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub fn kill(&self, name: &str) {
         self.processes.kill(name);

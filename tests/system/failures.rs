@@ -86,7 +86,7 @@ pub(crate) async fn fails(stack: &Stack, domain: &Domain, code: ProblemCode) -> 
 }
 
 /// The caller is told at once, and the domain is as it was.
-async fn is_refused(stack: &Stack, domain: &Domain, code: ProblemCode, told: &str) -> Value {
+pub(crate) async fn is_refused(stack: &Stack, domain: &Domain, code: ProblemCode, told: &str) -> Value {
     let refused = stack.api().try_issue(&domain.id).await.unwrap();
     let (error, status) = (refused.error().unwrap().to_owned(), refused.status);
     let (state, problem, event, certificate) = end_of(stack, &domain.id).await;
