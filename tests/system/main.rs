@@ -4,6 +4,7 @@
 
 mod ca_faults;
 mod concurrency;
+mod crash_matrix;
 mod deadlines;
 mod facts;
 mod failures;

@@ -167,17 +167,22 @@ impl Ca {
 
     /// Certificates whose subject alternative names include `name`, downloaded or not.
     pub async fn certificates_issued_for(&self, name: &str) -> Result<usize> {
-        let mut count = 0;
+        let issued = self.issued().await?;
+        Ok(issued.iter().filter(|(_, names)| names.iter().any(|issued| issued == name)).count())
+    }
+
+    /// Every certificate, downloaded or not: its serial number in lower-case hex without leading zeros, and its names.
+    pub async fn issued(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let mut issued = Vec::new();
         for serial in self.serials()? {
             let url = self.pebble.management_url(&format!("cert-status-by-serial/{serial}"));
             let status: Value = self.http.get(url).send().await?.error_for_status()?.json().await?;
             let pem =
                 status["Certificate"].as_str().context("Pebble shows no certificate for a serial number it issued")?;
             let (_, pem) = parse_x509_pem(pem.as_bytes())?;
-            let names = crate::certificate::names(&pem.parse_x509()?);
-            count += usize::from(names.iter().any(|issued| issued == name));
+            issued.push((serial.trim_start_matches('0').to_owned(), crate::certificate::names(&pem.parse_x509()?)));
         }
-        Ok(count)
+        Ok(issued)
     }
 
     fn serials(&self) -> Result<Vec<String>> {
