@@ -8,6 +8,8 @@ pub mod api_client;
 pub mod certificate;
 pub mod checkout;
 pub mod demo;
+pub mod dns_front;
+pub mod postgres_front;
 pub mod sql_metadata;
 pub mod stack;
 pub mod up;

@@ -19,6 +19,7 @@ pub mod watchdog;
 
 #[cfg(test)]
 mod cleanup_tests;
+mod fronts;
 mod leftovers;
 
 use std::process::ExitStatus;
@@ -56,6 +57,7 @@ pub struct StackBuilder {
     not_yet: Vec<String>,
     leftovers_allowed: bool,
     acme_front: bool,
+    fronts: fronts::Wanted,
 }
 
 impl StackBuilder {
@@ -149,6 +151,7 @@ impl StackBuilder {
             let replica = plan.replicas.get_mut(&replica).with_context(|| format!("the stack has no {replica}"))?;
             replica.settings.insert(name, value);
         }
+        let fronts = self.fronts.start(&mut plan)?;
         plan.start_missing(&processes, &self.not_yet).await?;
         let token = plan.settings.get("AUTH_TOKEN");
         let urls = plan.api_urls();
@@ -162,6 +165,7 @@ impl StackBuilder {
             logs_shown: AtomicBool::new(false),
             plan,
             front,
+            fronts,
             processes,
             _watchdog: watchdog,
         })
@@ -178,6 +182,7 @@ pub struct Stack {
     logs_shown: AtomicBool,
     plan: Plan,
     front: Option<AcmeFront>,
+    fronts: fronts::Fronts,
     // Dropped before the watchdog, so that it only finds what is left.
     processes: Processes,
     _watchdog: Watchdog,
@@ -196,6 +201,7 @@ impl Stack {
             not_yet: Vec::new(),
             leftovers_allowed: false,
             acme_front: false,
+            fronts: fronts::Wanted::default(),
         }
     }
 
