@@ -10,6 +10,7 @@ mod facts;
 mod failures;
 mod issuance;
 mod lanes;
+mod outages;
 mod restarts;
 mod retry;
 mod reuse;

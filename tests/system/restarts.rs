@@ -1,10 +1,9 @@
-//! Any process may be killed, paused, told to stop or cut off from the database at any moment: nothing is lost, nothing happens twice.
+//! Any process of ours may be killed, paused or told to stop at any moment: nothing is lost, nothing happens twice.
 
 use std::time::{Duration, Instant};
 
-use countersign_tests::api_client::ApiClient;
+use countersign_tests::stack::Stack;
 use countersign_tests::stack::processes::Signal;
-use countersign_tests::stack::{Shutdown, Stack};
 
 use crate::facts::{
     SOON, all_become_active, attempts, events, has_one_certificate_each, hold_in_respond, leases_of, names, order_is,
@@ -69,65 +68,6 @@ async fn when_a_worker_is_killed_during_issuance_another_goes_on_within_seconds(
     assert!(attempts(&stack).await.unwrap() <= 1, "the lost run counts once");
     all_become_active(&stack, &domains).await;
     has_one_certificate_each(&stack, &domains).await;
-}
-
-#[tokio::test]
-async fn a_fast_shutdown_of_postgres_for_20_s_costs_no_order_and_no_attempt() {
-    survive_an_outage_of_postgres(Shutdown::Fast).await;
-}
-
-#[tokio::test]
-async fn a_crash_of_postgres_for_20_s_costs_no_order_and_no_attempt() {
-    survive_an_outage_of_postgres(Shutdown::Immediate).await;
-}
-
-async fn survive_an_outage_of_postgres(how: Shutdown) {
-    let stack = Stack::builder().apis(2).workers(2).setting("POLL_TIMEOUT", "5m").start().await;
-    let domains = pending_domains(&stack, &names(8)).await;
-    // Some are at the CA when the database goes, some wait for their record, whose values appear during the outage.
-    let (at_the_ca, waiting) = domains.split_at(4);
-    hold_in_respond(&stack, at_the_ca).await;
-
-    stack.stop_postgres(how).await;
-    let began = Instant::now();
-    stack.resume("pebble");
-    for (_, order) in waiting {
-        stack.publish_value(order).await;
-    }
-    // An outage of twice the lease, spent asking: no answer may come late, or be another than 503.
-    while began.elapsed() < Duration::from_secs(20) {
-        for number in [1, 2] {
-            answers_503_in_time(stack.api_replica(number), &domains[0].0.id).await;
-        }
-    }
-    OUR_PROCESSES.iter().for_each(|name| assert!(stack.is_running(name), "{name} has ended"));
-    stack.restart("postgres").await;
-
-    all_become_active(&stack, &domains).await;
-    for worker in ["worker-1", "worker-2"] {
-        let log = stack.log(worker);
-        assert!(!log.contains(r#""counted":true"#), "{worker} blames an order for the outage");
-        let attempts = |which: &str| log.matches(&format!(r#""job.attempt":{which}"#)).count();
-        assert!(attempts("0,") > 0 && attempts("0,") == attempts(""), "{worker} took a job for lost after the outage");
-    }
-    OUR_PROCESSES.iter().for_each(|name| assert!(stack.is_running(name), "{name} has ended"));
-    has_one_certificate_each(&stack, &domains).await;
-}
-
-async fn answers_503_in_time(api: &ApiClient, domain_id: &str) {
-    let asked = Instant::now();
-    let answers = tokio::join!(
-        api.try_fetch(domain_id),
-        api.try_register("new.example.com"),
-        api.try_issue(domain_id),
-        api.try_delete(domain_id)
-    );
-    assert!(asked.elapsed() < Duration::from_secs(10), "answered after {:?} only", asked.elapsed());
-    for answer in <[_; 4]>::from(answers) {
-        let answer = answer.unwrap();
-        assert!(answer.status == 503 && answer.error().is_some(), "{answer:?}");
-        assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
-    }
 }
 
 #[tokio::test]
