@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Without --package, so that cargo unites the same features as for the whole workspace and compiles no dependency twice.
 STACK = $(CARGO) run --locked --quiet --bin countersign-stack --
 
-.PHONY: help prepare build demo test test-all up down check openapi fuzz sql-metadata
+.PHONY: help prepare build demo test test-all chaos up down check openapi fuzz sql-metadata
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,9 @@ test: build ## Run all tests; they need Postgres and Pebble, nothing else
 
 test-all: build ## Also the long ones: the whole crash matrix, long outages (about 15 min)
 	$(CARGO) test --locked --workspace --no-fail-fast -- --include-ignored
+
+chaos: build ## Kill and restart everything while orders run; table of what became of each (ORDERS=300 SEED=random)
+	@$(STACK) chaos
 
 up: build ## Start everything in the background, or what has died of it (API_REPLICAS=2 WORKERS=2 FRESH=1)
 	@$(STACK) up

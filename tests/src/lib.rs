@@ -1,11 +1,13 @@
 //! Countersign's test stack: a private Postgres, Pebble as the CA, a DNS server whose records tests write, and our real binaries.
 //!
-//! The same code serves `make demo` ([`demo`]), `make up` and `make down` ([`up`]), the system tests ([`stack`]).
+//! The same code serves `make demo` ([`demo`]), `make up` and `make down` ([`up`]), `make chaos` ([`chaos`]), the system tests
+//! ([`stack`]).
 //! It knows Countersign from the outside only, through HTTP, DNS, the database and signals: it depends on none of our other crates.
 
 pub mod acme_front;
 pub mod api_client;
 pub mod certificate;
+pub mod chaos;
 pub mod checkout;
 pub mod demo;
 pub mod dns_front;

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{ArgAction, Parser, Subcommand};
+use countersign_tests::chaos::{self, Options};
 use countersign_tests::{demo, sql_metadata, up};
 
 #[derive(Parser)]
@@ -17,6 +18,14 @@ struct Arguments {
 enum Verb {
     /// Bring one domain to its certificate, and show every step
     Demo,
+    /// Kill and restart everything of ours while customers order certificates, and say what became of each order
+    Chaos {
+        #[arg(long, env = "ORDERS", default_value_t = 300)]
+        orders: usize,
+        /// Who is struck when, and which records appear when; a random one if not given
+        #[arg(long, env = "SEED")]
+        seed: Option<u64>,
+    },
     /// Start a stack in the background, or what has died of it
     Up {
         #[arg(long, env = "API_REPLICAS", default_value_t = 2)]
@@ -52,6 +61,13 @@ async fn main() -> ExitCode {
 async fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Demo => demo::run().await?,
+        Verb::Chaos { orders, seed } => {
+            let seed = seed.unwrap_or_else(|| rand::random::<u32>().into());
+            println!("SEED={seed} ORDERS={orders}\n");
+            let report = chaos::run(&Options::new(orders, seed)).await?;
+            println!("\n{report}");
+            ensure!(report.verdict.is_clean(), "not every order came through (seed {seed})");
+        }
         Verb::Up { api_replicas, workers, fresh } => up::up(api_replicas, workers, fresh).await?,
         Verb::Down => up::down().await?,
         Verb::SqlMetadata { check } => {

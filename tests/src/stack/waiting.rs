@@ -18,7 +18,12 @@ pub async fn poll<T>(within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) 
     }
 }
 
-/// The same for `Drop`, which cannot wait asynchronously.
+/// Does nothing until then. For a pause that is itself what shall happen: whoever waits for something uses [`poll`].
+pub async fn pause_until(moment: Instant) {
+    tokio::time::sleep_until(moment.into()).await;
+}
+
+/// As [`poll`], for `Drop`, which cannot wait asynchronously.
 pub fn poll_blocking(within: Duration, mut ask: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + within;
     loop {
