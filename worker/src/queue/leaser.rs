@@ -32,9 +32,8 @@ impl Leaser {
     /// Claims until `stop`. Errors are logged and outlived.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut reach = Reach::new(self.leases.lease_for(), Instant::now());
-        let mut in_doubt = false;
         while !stop.is_cancelled() {
-            let pause = match self.claim_what_is_due(&mut reach, &mut in_doubt).await {
+            let pause = match self.claim_what_is_due(&mut reach).await {
                 Ok(pause) => pause,
                 Err(error) => {
                     if reach.lost() {
@@ -52,18 +51,19 @@ impl Leaser {
         }
     }
 
-    /// Returns how long to sleep before the next look. `in_doubt`: a claim was sent and its answer has not come, so that rows may
-    /// be leased to this worker without its knowing.
-    async fn claim_what_is_due(&mut self, reach: &mut Reach, in_doubt: &mut bool) -> Result<Duration, StoreError> {
+    /// Returns how long to sleep before the next look.
+    async fn claim_what_is_due(&mut self, reach: &mut Reach) -> Result<Duration, StoreError> {
         let due_in = in_time(async {
             let mut conn = self.pool.acquire().await?;
-            if *in_doubt {
-                jobs::release_unheld(&mut conn, &self.worker, &self.leases.fences()).await?;
+            if reach.leaves_doubt() {
+                let released = jobs::release_unheld(&mut conn, &self.worker, &self.leases.fences()).await?;
+                if released > 0 {
+                    tracing::warn!(released, "given back: jobs whose claim was stored and not answered");
+                }
             }
             jobs::next_due_in(&mut conn).await
         });
         let due_in = due_in.await?;
-        *in_doubt = false;
         reach.succeeded(Instant::now());
         match due_in {
             Some(secs) if secs <= 0.0 => {}
@@ -81,11 +81,9 @@ impl Leaser {
             let lease_secs = self.leases.lease_for().as_secs_f64();
             let claimed = in_time(async {
                 let mut conn = self.pool.acquire().await?;
-                *in_doubt = true;
                 jobs::claim(&mut conn, lane, &self.worker, lease_secs, free as i64, may_take_lost).await
             });
             let jobs = claimed.await?;
-            *in_doubt = false;
             more_is_due |= jobs.len() == free;
             for job in jobs {
                 let lease = self.leases.hold(job, sent_at, self.slots.take(lane));
@@ -113,11 +111,13 @@ struct Reach {
     since: Instant,
     last: Instant,
     reported: bool,
+    /// A claim may have been stored without our knowledge, or may yet be.
+    doubt: bool,
 }
 
 impl Reach {
     fn new(lease_for: Duration, now: Instant) -> Self {
-        Self { lease_for, since: now, last: now, reported: false }
+        Self { lease_for, since: now, last: now, reported: false, doubt: false }
     }
 
     fn succeeded(&mut self, now: Instant) {
@@ -127,11 +127,19 @@ impl Reach {
         }
         self.last = now;
         self.reported = false;
+        self.doubt &= !self.is_steady();
     }
 
     /// True the first time after a success.
     fn lost(&mut self) -> bool {
+        self.doubt = true;
         !std::mem::replace(&mut self.reported, true)
+    }
+
+    /// Whether the database was lost less than one lease time ago. Not so after a start: what an earlier process of our name
+    /// held may have ended it, and that counts.
+    fn leaves_doubt(&self) -> bool {
+        self.doubt
     }
 
     fn is_steady(&self) -> bool {
@@ -156,10 +164,11 @@ mod tests {
             reach.is_steady()
         };
         assert!(!look_for(8, &mut reach, &mut now));
-        assert!(look_for(1, &mut reach, &mut now));
+        assert!(look_for(1, &mut reach, &mut now) && !reach.leaves_doubt());
         assert!(reach.lost() && !reach.lost(), "an outage is reported once");
         assert!(!look_for(8, &mut reach, &mut now), "the wait begins again after an outage");
-        assert!(look_for(2, &mut reach, &mut now));
+        assert!(reach.leaves_doubt());
+        assert!(look_for(2, &mut reach, &mut now) && !reach.leaves_doubt());
         now += lease;
         assert!(!look_for(8, &mut reach, &mut now), "and after a pause of this process");
     }
