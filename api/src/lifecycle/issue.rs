@@ -177,7 +177,7 @@ fn answer(order: &Order) -> Result<IssuanceStarted, ApiError> {
         (OrderState::Failed, _, Some(problem)) => {
             Err(ApiError::Internal(format!("the order could not be placed: {}", problem.detail)))
         }
-        (OrderState::Cancelled, _, Some(problem)) if problem.code == ProblemCode::NotPlacedInTime => {
+        (OrderState::Cancelled, _, Some(problem)) if problem.code != ProblemCode::DomainDeleted => {
             Err(ApiError::Internal(problem.detail.clone()))
         }
         (OrderState::Cancelled, ..) => Err(ApiError::UNKNOWN_DOMAIN),
