@@ -61,6 +61,19 @@ pub async fn domain_proved(conn: &mut PgConnection, domain_id: i64, identifier: 
     Ok(proved)
 }
 
+/// Whether clean-up is about to deactivate this authorization: an order that had it was cancelled.
+pub async fn is_to_be_deactivated(conn: &mut PgConnection, url: &str) -> Result<bool, StoreError> {
+    let is = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM authorizations a JOIN orders o ON o.id = a.order_id
+               WHERE a.url = $1 AND o.state = 'cancelled' AND o.cleaned_up_at IS NULL) AS "is!""#,
+        url
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(is)
+}
+
 /// Whether the CA gave this authorization to another domain row before: what becomes of it proves nothing about this one.
 pub async fn was_anothers(conn: &mut PgConnection, url: &str, domain_id: i64) -> Result<bool, StoreError> {
     let was = sqlx::query_scalar!(

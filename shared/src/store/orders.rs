@@ -215,12 +215,14 @@ pub async fn holder(conn: &mut PgConnection, acme_url: &str, but_not: i64) -> Re
     Ok(holder)
 }
 
-/// The CA's order of the order that this one retries, if no CSR was made for it.
+/// The CA's order of the failed order that this one retries, if no CSR was made for it. What a cancelled one had there is
+/// given up.
 pub async fn retried_acme_url(conn: &mut PgConnection, id: i64, directory: &str) -> Result<Option<String>, StoreError> {
     let url = sqlx::query_scalar!(
         r#"SELECT failed.acme_url AS "acme_url!"
            FROM orders o JOIN orders failed ON failed.id = o.retry_of JOIN certificates c ON c.id = failed.certificate_id
-           WHERE o.id = $1 AND failed.acme_url IS NOT NULL AND failed.directory = $2 AND c.csr IS NULL"#,
+           WHERE o.id = $1 AND failed.state = 'failed' AND failed.acme_url IS NOT NULL AND failed.directory = $2
+             AND c.csr IS NULL"#,
         id,
         directory
     )

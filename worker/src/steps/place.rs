@@ -32,7 +32,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
         };
         match judge(step, &placed).await? {
             Verdict::Ours(authorizations) => return Ok(record(step, placed, authorizations)),
-            Verdict::HeldByOpenOrder => {
+            Verdict::NotYet => {
                 return Ok(StepOutcome::WaitUntil(step.now() + Duration::from_secs(2), None));
             }
             Verdict::NotOurs => {
@@ -59,7 +59,7 @@ async fn turn_in_time<'a>(step: &Step<'a>) -> Option<Turn<'a>> {
     tokio::time::timeout(left, step.tools.acme.turn()).await.ok()
 }
 
-/// A retry keeps the CA's order of the failed one, and with it the TXT value, if that is still pending there.
+/// A retry keeps the CA's order of a failed one, and with it the TXT value, if that is still pending there.
 async fn keep_retried_order(step: &Step<'_>) -> Result<Option<StepOutcome>, StepError> {
     let retried = in_time(async {
         let mut conn = step.tools.pool.acquire().await?;
@@ -75,15 +75,15 @@ async fn keep_retried_order(step: &Step<'_>) -> Result<Option<StepOutcome>, Step
     };
     match judge(step, &placed).await? {
         Verdict::Ours(authorizations) => Ok(Some(record(step, placed, authorizations))),
-        Verdict::HeldByOpenOrder | Verdict::NotOurs => Ok(None),
+        Verdict::NotYet | Verdict::NotOurs => Ok(None),
     }
 }
 
 enum Verdict {
     /// May be used, with what is proved already.
     Ours(Vec<Authorization>),
-    /// The CA gave us the order that another open order of ours holds.
-    HeldByOpenOrder,
+    /// Another open order of ours holds the CA's order, or clean-up is about to deactivate what a cancelled one left.
+    NotYet,
     /// Proof or order of somebody else: deactivate and order again.
     NotOurs,
 }
@@ -98,7 +98,7 @@ async fn verdict(step: &Step<'_>, placed: &PlacedOrder) -> Result<Option<Verdict
     let mut conn = step.tools.pool.acquire().await?;
     if let Some(holder) = orders::holder(&mut conn, &placed.url, order.id).await? {
         if holder.is_open {
-            return Ok(Some(Verdict::HeldByOpenOrder));
+            return Ok(Some(Verdict::NotYet));
         }
         if holder.domain_id != order.domain_id || holder.has_csr {
             return Ok(Some(Verdict::NotOurs));
@@ -111,6 +111,9 @@ async fn verdict(step: &Step<'_>, placed: &PlacedOrder) -> Result<Option<Verdict
     for view in &placed.authorizations {
         if authorizations::was_anothers(&mut conn, &view.url, order.domain_id).await? {
             return Ok(Some(Verdict::NotOurs));
+        }
+        if authorizations::is_to_be_deactivated(&mut conn, &view.url).await? {
+            return Ok(Some(Verdict::NotYet));
         }
         let is_proved = match view.status {
             AuthorizationStatus::Pending => false,
