@@ -38,13 +38,18 @@ pub async fn orders(conn: &mut PgConnection, retain_secs: f64, limit: i64) -> Re
 
 /// Deletes at most `limit` deleted domains whose orders are all cleaned up, with everything that belongs to them. Returns how
 /// many.
+///
+/// Where clean-up left something at the CA, the domain stays for as long as that may live, 90 days: its authorizations are
+/// how they are known again when the CA offers them to the next owner of the name.
 pub async fn domains(conn: &mut PgConnection, limit: i64) -> Result<u64, StoreError> {
     let ids = sqlx::query_scalar!(
         "SELECT d.id FROM domains d
          WHERE d.deleted_at IS NOT NULL AND NOT EXISTS (
              SELECT FROM orders o
              WHERE o.domain_id = d.id
-               AND (o.cleaned_up_at IS NULL OR EXISTS (SELECT FROM jobs j WHERE j.order_id = o.id)))
+               AND (o.cleaned_up_at IS NULL OR EXISTS (SELECT FROM jobs j WHERE j.order_id = o.id)
+                   OR o.cleaned_up_at > now() - interval '90 days' AND EXISTS (
+                       SELECT FROM order_events e WHERE e.order_id = o.id AND e.event = 'cleaned_up' AND e.detail ? 'finding')))
          ORDER BY d.deleted_at LIMIT $1 FOR UPDATE SKIP LOCKED",
         limit
     )
