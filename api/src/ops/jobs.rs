@@ -55,6 +55,7 @@ pub(super) async fn retry(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RetryMany {
     filter: JobFilter,
     #[serde(default)]
