@@ -7,6 +7,8 @@ mod orders;
 mod output;
 
 use clap::{Parser, Subcommand};
+use countersign_shared::config::DatabaseAddress;
+use countersign_shared::store::{self, PgConnection, schema};
 
 pub use output::Ended;
 
@@ -36,6 +38,13 @@ enum Verb {
     /// The ACME account that all orders share
     #[command(subcommand)]
     AcmeAccount(acme_account::AcmeAccount),
+}
+
+/// Connects for the verbs that read and write rows: a schema that they do not fit is refused by its version.
+async fn connect(database: &DatabaseAddress) -> anyhow::Result<PgConnection> {
+    let mut conn = store::connect(&database.options()?).await?;
+    schema::check_while_running(&mut conn).await?;
+    Ok(conn)
 }
 
 impl Command {

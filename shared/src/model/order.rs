@@ -2,7 +2,7 @@
 //!
 //! A state names what is already true and stored; the step that comes next is the worker's business.
 
-use strum::{EnumIter, EnumString, IntoStaticStr};
+use strum::{EnumIter, EnumString, IntoEnumIterator as _, IntoStaticStr};
 use thiserror::Error;
 use time::OffsetDateTime;
 
@@ -44,6 +44,11 @@ impl OrderState {
     /// Neither issued nor failed nor cancelled.
     pub fn is_open(self) -> bool {
         !matches!(self, Self::Issued | Self::Failed | Self::Cancelled)
+    }
+
+    /// Every state that is open.
+    pub fn open() -> Vec<Self> {
+        Self::iter().filter(|state| state.is_open()).collect()
     }
 }
 
@@ -206,7 +211,6 @@ impl Order {
 mod tests {
     use super::*;
     use crate::model::problem::ProblemCode;
-    use strum::IntoEnumIterator as _;
 
     const AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 

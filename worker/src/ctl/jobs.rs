@@ -1,14 +1,16 @@
 //! `countersignctl jobs`: see the queue, un-park and park.
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use countersign_shared::config::DatabaseAddress;
 use countersign_shared::model::filter::{DEFAULT_LIMIT, JobFilter, MOST};
 use countersign_shared::operator;
+use countersign_shared::store::PgConnection;
 use countersign_shared::store::acme_accounts::{self, Hold};
 use countersign_shared::store::jobs::overview::{self, JobCount, JobLine};
-use countersign_shared::store::{self, PgConnection};
 
-use super::output::{Ended, Report, at, or_none, print_json, print_table, wrong_usage};
+use super::connect;
+use super::output::{Ended, Report, at, at_or_none, or_none, print, print_json, print_table, wrong_usage};
 
 #[derive(Subcommand)]
 pub(super) enum Jobs {
@@ -100,13 +102,13 @@ impl Jobs {
 
 impl List {
     async fn run(self) -> anyhow::Result<Ended> {
-        let mut conn = store::connect(&self.database.options()?).await?;
+        let mut conn = connect(&self.database).await?;
         let jobs = overview::list(&mut conn, &self.filter, self.filter.limit.unwrap_or(DEFAULT_LIMIT)).await?;
         if self.json {
             print_json(&serde_json::json!({ "jobs": jobs }))?;
         } else {
             let header = ["JOB", "KIND", "LANE", "STATE", "DUE", "WORKER", "FAILURES", "DOMAIN", "ORDER"];
-            print_table(&header, jobs.iter().map(row));
+            print_table(&header, jobs.iter().map(row))?;
         }
         Ok(Ended::Done)
     }
@@ -128,7 +130,7 @@ fn row(job: &JobLine) -> Vec<String> {
 
 impl Show {
     async fn run(self) -> anyhow::Result<Ended> {
-        let mut conn = store::connect(&self.database.options()?).await?;
+        let mut conn = connect(&self.database).await?;
         let Some(job) = overview::find(&mut conn, self.id).await? else {
             eprintln!("countersignctl: there is no job {}; a finished one is gone, its order is not", self.id);
             return Ok(Ended::NotFound);
@@ -146,7 +148,7 @@ impl Show {
             ("lane", job.lane.to_string()),
             ("claimed", format!("{} times", job.lease)),
             ("failures", format!("{} counted", job.attempts)),
-            ("parked", super::output::at_or_none(job.parked_at)),
+            ("parked", at_or_none(job.parked_at)),
             ("created", at(job.created_at)),
             ("request", or_none(job.request_id)),
             ("order", or_none(job.order_id)),
@@ -155,7 +157,7 @@ impl Show {
             ("last run", or_none(job.last_result)),
         ];
         for (what, value) in facts {
-            println!("{what:<14}{value}");
+            print(&format!("{what:<14}{value}"))?;
         }
         Ok(Ended::Done)
     }
@@ -163,47 +165,49 @@ impl Show {
 
 impl Change {
     async fn run(self, verb: Verb) -> anyhow::Result<Ended> {
-        let mut conn = store::connect(&self.database.options()?).await?;
-        let (ids, more) = self.selected(&mut conn).await?;
-        let mut report = Report::new(self.dry_run, more);
-        for id in ids {
-            let deed = match verb {
-                _ if self.dry_run => None,
-                Verb::Retry => Some(operator::retry_job(&mut conn, id).await?),
-                Verb::Park => Some(operator::park_job(&mut conn, id).await?),
-            };
-            report.add(id, deed);
-        }
-        report.print(self.json)
-    }
-
-    /// The ids, and whether the filter selects more of them.
-    async fn selected(&self, conn: &mut PgConnection) -> anyhow::Result<(Vec<i64>, bool)> {
-        match (self.ids.is_empty(), self.filter.is_empty()) {
-            (false, true) => return Ok((self.ids.clone(), false)),
+        let by_filter = self.ids.is_empty();
+        match (by_filter, self.filter.is_empty()) {
             (false, false) => wrong_usage("name jobs or give a filter, not both"),
             (true, true) => wrong_usage("name jobs, or give a filter that says which ones are meant"),
-            (true, false) => {}
+            _ => {}
         }
+        let mut conn = connect(&self.database).await?;
+        let (ids, next) = if by_filter { self.selected(&mut conn).await? } else { (self.ids.clone(), None) };
+        let mut report = Report::new(self.dry_run, self.json, "after", next);
+        for id in ids {
+            let deed = match verb {
+                _ if self.dry_run => Ok(None),
+                Verb::Retry => operator::retry_job(&mut conn, id).await.map(Some),
+                Verb::Park => operator::park_job(&mut conn, id).await.map(Some),
+            };
+            report.add(id, deed.with_context(|| format!("job {id}: nothing was changed")))?;
+        }
+        report.print()
+    }
+
+    /// The ids that the filter selects, and the last of them if it selects more.
+    async fn selected(&self, conn: &mut PgConnection) -> anyhow::Result<(Vec<i64>, Option<i64>)> {
         let limit = self.filter.limit.unwrap_or(MOST);
         let jobs = overview::list(conn, &self.filter, limit + 1).await?;
-        let more = jobs.len() > usize::from(limit);
-        Ok((jobs.into_iter().take(limit.into()).map(|job| job.id).collect(), more))
+        let is_all = jobs.len() <= usize::from(limit);
+        let ids: Vec<i64> = jobs.into_iter().take(limit.into()).map(|job| job.id).collect();
+        let next = ids.last().copied().filter(|_| !is_all);
+        Ok((ids, next))
     }
 }
 
 impl Stats {
     async fn run(self) -> anyhow::Result<Ended> {
-        let mut conn = store::connect(&self.database.options()?).await?;
+        let mut conn = connect(&self.database).await?;
         let (jobs, holds) = (overview::counts(&mut conn).await?, acme_accounts::holds(&mut conn).await?);
         if self.json {
             print_json(&serde_json::json!({ "jobs": jobs, "holds": holds }))?;
             return Ok(Ended::Done);
         }
         let header = ["KIND", "LANE", "DUE", "WAITING", "LEASED", "LOST", "PARKED", "FAILING", "LAG"];
-        print_table(&header, jobs.iter().map(count));
+        print_table(&header, jobs.iter().map(count))?;
         for Hold { directory, until, because } in holds {
-            println!("\n{directory} is held back until {}: {because}", at(until));
+            print(&format!("\n{directory} is held back until {}: {because}", at(until)))?;
         }
         Ok(Ended::Done)
     }

@@ -8,10 +8,10 @@ use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::order::OrderState;
 use countersign_shared::operator::{self, Deed, NewIds};
 use countersign_shared::store::orders::overview::{self, OrderLine, OrderStory};
-use countersign_shared::store::{self, Connection as _, PgConnection};
+use countersign_shared::store::{Connection as _, PgConnection};
 
-use super::REQUEST_ID;
-use super::output::{Ended, Report, at, at_or_none, or_none, print_json, print_table, wrong_usage};
+use super::output::{Ended, Report, at, at_or_none, or_none, print, print_json, print_table, wrong_usage};
+use super::{REQUEST_ID, connect};
 
 #[derive(Subcommand)]
 pub(super) enum Orders {
@@ -90,13 +90,13 @@ impl Orders {
 
 impl List {
     async fn run(self) -> anyhow::Result<Ended> {
-        let mut conn = store::connect(&self.database.options()?).await?;
+        let mut conn = connect(&self.database).await?;
         let limit = self.filter.limit.unwrap_or(DEFAULT_LIMIT);
         let orders = overview::list(&mut conn, &self.filter, limit).await?;
         if self.json {
             print_json(&serde_json::json!({ "orders": orders }))?;
         } else {
-            print_table(&["ORDER", "DOMAIN", "STATE", "CODE", "CHANGED", "JOB"], orders.iter().map(row));
+            print_table(&["ORDER", "DOMAIN", "STATE", "CODE", "CHANGED", "JOB"], orders.iter().map(row))?;
         }
         Ok(Ended::Done)
     }
@@ -121,7 +121,7 @@ fn row(order: &OrderLine) -> Vec<String> {
 
 impl Show {
     async fn run(self) -> anyhow::Result<Ended> {
-        let mut conn = store::connect(&self.database.options()?).await?;
+        let mut conn = connect(&self.database).await?;
         let story = match PublicId::parse(&self.id) {
             Some(id) => overview::story(&mut conn, &id).await?,
             None => None,
@@ -172,54 +172,55 @@ fn print_story(order: &OrderStory) -> anyhow::Result<()> {
         facts.extend(job.last_result.as_ref().map(|result| ("last run", result.to_string())));
     }
     for (what, value) in facts {
-        println!("{what:<14}{value}");
+        print(&format!("{what:<14}{value}"))?;
     }
     if let Some(problem) = &order.problem {
-        println!("\nProblem\n{}", serde_json::to_string_pretty(problem)?);
+        print(&format!("\nProblem\n{}", serde_json::to_string_pretty(problem)?))?;
     }
-    println!("\nTimeline");
+    print("\nTimeline")?;
     let rows = order.events.iter().map(|event| {
         let detail = event.detail.as_ref().map_or(String::new(), ToString::to_string);
         vec![at(event.at), event.event.clone(), event.state.clone(), event.actor.clone(), detail]
     });
-    print_table(&["AT", "EVENT", "STATE", "BY", "DETAIL"], rows);
-    Ok(())
+    print_table(&["AT", "EVENT", "STATE", "BY", "DETAIL"], rows)
 }
 
 impl Change {
     async fn run(self, verb: Verb) -> anyhow::Result<Ended> {
-        let mut conn = store::connect(&self.database.options()?).await?;
-        let (ids, more) = self.selected(&mut conn, verb).await?;
-        let mut report = Report::new(self.dry_run, more);
-        for id in ids {
-            let deed = if self.dry_run { None } else { Some(change(&mut conn, &id, verb).await?) };
-            report.add(id, deed);
-        }
-        report.print(self.json)
-    }
-
-    /// The ids, and whether the filter selects more of them.
-    async fn selected(&self, conn: &mut PgConnection, verb: Verb) -> anyhow::Result<(Vec<String>, bool)> {
-        match (self.ids.is_empty(), self.filter.is_empty()) {
-            (false, true) => return Ok((self.ids.clone(), false)),
+        let by_filter = self.ids.is_empty();
+        match (by_filter, self.filter.is_empty()) {
             (false, false) => wrong_usage("name orders or give a filter, not both"),
             (true, true) => wrong_usage("name orders, or give a filter that says which ones are meant"),
-            (true, false) => {}
+            _ => {}
         }
+        let mut conn = connect(&self.database).await?;
+        let (ids, next) = if by_filter { self.selected(&mut conn, verb).await? } else { (self.ids.clone(), None) };
+        let mut report = Report::new(self.dry_run, self.json, "before", next);
+        for id in ids {
+            let deed = if self.dry_run { Ok(None) } else { change(&mut conn, &id, verb).await.map(Some) };
+            let deed = deed.with_context(|| format!("order {id}: nothing was changed"));
+            report.add(id, deed)?;
+        }
+        report.print()
+    }
+
+    /// The ids that the filter selects, and the last of them if it selects more.
+    async fn selected(&self, conn: &mut PgConnection, verb: Verb) -> anyhow::Result<(Vec<String>, Option<String>)> {
         let mut filter = self.filter.clone();
         // What could not be changed anyway is not selected.
         if filter.state.is_empty() {
             filter.state = match verb {
                 Verb::Retry => vec![OrderState::Failed, OrderState::Cancelled],
-                Verb::Cancel => Vec::new(),
+                Verb::Cancel => OrderState::open(),
             };
         }
         filter.newest |= verb == Verb::Retry;
         let limit = filter.limit.unwrap_or(MOST);
         let orders = overview::list(conn, &filter, limit + 1).await?;
-        let more = orders.len() > usize::from(limit);
-        let ids = orders.into_iter().take(limit.into()).map(|order| order.id);
-        Ok((ids.collect(), more))
+        let is_all = orders.len() <= usize::from(limit);
+        let ids: Vec<String> = orders.into_iter().take(limit.into()).map(|order| order.id).collect();
+        let next = ids.last().cloned().filter(|_| !is_all);
+        Ok((ids, next))
     }
 }
 
@@ -239,7 +240,7 @@ async fn change(conn: &mut PgConnection, id: &str, verb: Verb) -> anyhow::Result
         }
         Verb::Cancel => operator::cancel_order(&mut tx, &public_id, REQUEST_ID).await,
     };
-    let deed = deed.with_context(|| format!("order {id}: nothing was changed"))?;
+    let deed = deed?;
     tx.commit().await?;
     Ok(deed)
 }

@@ -1,5 +1,6 @@
 //! What the operator reads: tables for people, JSON for scripts, and the exit code.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
@@ -36,8 +37,10 @@ impl From<Ended> for ExitCode {
 pub(super) struct Report<T> {
     dry_run: bool,
     results: Vec<Line<T>>,
-    /// How many more the filter selects is unknown, only that there are some.
-    more: bool,
+    /// The filter selects more than were taken: the flag and its value that select the rest.
+    next: Option<Next<T>>,
+    #[serde(skip)]
+    as_json: bool,
 }
 
 #[derive(Serialize)]
@@ -48,25 +51,43 @@ struct Line<T> {
     deed: Option<Deed>,
 }
 
+#[derive(Serialize)]
+struct Next<T> {
+    flag: &'static str,
+    value: T,
+}
+
 impl<T: Serialize + ToString> Report<T> {
-    pub(super) fn new(dry_run: bool, more: bool) -> Self {
-        Self { dry_run, results: Vec::new(), more }
+    pub(super) fn new(dry_run: bool, as_json: bool, flag: &'static str, next: Option<T>) -> Self {
+        Self { dry_run, results: Vec::new(), next: next.map(|value| Next { flag, value }), as_json }
     }
 
-    pub(super) fn add(&mut self, id: T, deed: Option<Deed>) {
-        self.results.push(Line { id, deed });
+    /// After an error nothing more is tried, and what was done so far is still told.
+    pub(super) fn add(&mut self, id: T, deed: anyhow::Result<Option<Deed>>) -> anyhow::Result<()> {
+        match deed {
+            Ok(deed) => self.results.push(Line { id, deed }),
+            Err(error) => {
+                self.next = None;
+                self.print()?;
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Prints it; the worst of its lines decides how the verb ended.
-    pub(super) fn print(&self, as_json: bool) -> anyhow::Result<Ended> {
-        if as_json {
+    pub(super) fn print(&self) -> anyhow::Result<Ended> {
+        if self.as_json {
             print_json(self)?;
         } else {
             for line in &self.results {
-                println!("{}  {}", line.id.to_string(), said(line.deed.as_ref()));
+                print(&format!("{}  {}", line.id.to_string(), said(line.deed.as_ref())))?;
             }
             let what = if self.dry_run { "selected, nothing was changed" } else { "in all" };
-            println!("{} {what}{}", self.results.len(), if self.more { "; there are more: repeat this" } else { "" });
+            let rest = self.next.as_ref().map_or(String::new(), |Next { flag, value }| {
+                format!("; there are more: repeat this with --{flag} {}", value.to_string())
+            });
+            print(&format!("{} {what}{rest}", self.results.len()))?;
         }
         let is = |wanted: fn(&Deed) -> bool| self.results.iter().filter_map(|line| line.deed.as_ref()).any(wanted);
         Ok(if is(|deed| matches!(deed, Deed::NotFound)) {
@@ -92,16 +113,26 @@ fn said(deed: Option<&Deed>) -> String {
     }
 }
 
+/// A line. Whoever reads may have heard enough (`… | head`): that ends the program without a word, with exit code 1.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(1),
+        written => Ok(written?),
+    }
+}
+
 pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    print(&serde_json::to_string_pretty(value)?)
 }
 
 /// Columns side by side, without lines around them.
-pub(super) fn print_table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+pub(super) fn print_table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.iter().copied()).add_rows(rows);
-    println!("{}", table.trim_fmt());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    print(&table.trim_fmt())
 }
 
 /// `2026-11-21 09:30:00Z`
