@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::facts::{SOON, all, events, has_one_certificate_each, is_cleaned_up, order_is, verified_domains};
 
 /// What the CA says in the problems that these tests make up: for operators, not for customers.
-const CA_SAYS: &str = "the very own words of the CA";
+pub(crate) const CA_SAYS: &str = "the very own words of the CA";
 
 /// A stack with a front whose CA refuses no nonces by chance, and remembers valid authorizations in one order of a hundred only: Pebble
 /// cannot be told never to.

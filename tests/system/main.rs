@@ -25,5 +25,6 @@ mod documents;
 mod http_contract;
 mod limits;
 mod list;
+mod operator;
 mod queue;
 mod schema;

@@ -58,13 +58,21 @@ impl Programs {
         path.to_str().unwrap().to_owned()
     }
 
-    fn output(&self, name: &str) -> String {
+    /// Waits until this URL of a program answers 200.
+    pub(crate) async fn serves(&self, name: &str, url: &str) {
+        let client = local_http::client(None).unwrap();
+        let serves = async || local_http::answers(&client, url).await.then_some(());
+        assert!(waiting::poll(START, serves).await.is_some(), "{name} does not serve:\n{}", self.output(name));
+    }
+
+    /// All that was written so far.
+    pub(crate) fn output(&self, name: &str) -> String {
         std::fs::read_to_string(self.processes.log_file(name)).unwrap()
     }
 }
 
 /// What an API or worker needs to start, and where it tells whether it is ready.
-fn service(url: &str) -> (Vec<(&'static str, String)>, String) {
+pub(crate) fn service(url: &str) -> (Vec<(&'static str, String)>, String) {
     let admin = format!("127.0.0.1:{}", ports::free().unwrap());
     let settings = vec![
         ("DATABASE_URL", url.to_owned()),
@@ -190,6 +198,48 @@ async fn migrate_may_run_five_times_at_once_and_again() {
     let sweeps = "SELECT count(*), count(*) FILTER (WHERE attempts = 7) FROM jobs WHERE kind = 'sweep'";
     let jobs: (i64, i64) = sqlx::query_as(sweeps).fetch_one(&mut connect(&url).await).await.unwrap();
     assert_eq!(jobs, (1, 1), "the second run changes nothing");
+}
+
+#[tokio::test]
+async fn ten_migrations_and_a_fleet_that_starts_meanwhile_end_with_everybody_ready() {
+    let url = empty().await;
+    let programs = Programs::new();
+    let services: Vec<_> = ["countersign-api", "countersign-worker", "countersign-api", "countersign-worker"]
+        .into_iter()
+        .enumerate()
+        .map(|(number, binary)| (format!("{binary}-{number}"), binary, service(&url)))
+        .collect();
+    let migrations: Vec<String> = (1..=10).map(|number| format!("migrate-{number}")).collect();
+    for (number, name) in migrations.iter().enumerate() {
+        programs.start(name, "countersignctl", &["migrate"], &[("DATABASE_URL", url.clone())]);
+        if let Some((name, binary, (settings, _))) = services.get(number) {
+            programs.start(name, binary, &[], settings);
+        }
+    }
+    // Who met the schema half-way has ended and said why: whatever supervises it starts it again.
+    for (name, binary, (settings, ready)) in &services {
+        let client = local_http::client(None).unwrap();
+        let is_ready = async || {
+            if programs.processes.pid(name).is_none() {
+                let said = programs.output(name);
+                assert!(
+                    said.lines().last().is_some_and(|line| line.contains("countersignctl migrate")),
+                    "{name}:\n{said}"
+                );
+                programs.start(name, binary, &[], settings);
+            }
+            local_http::answers(&client, ready).await.then_some(())
+        };
+        assert!(waiting::poll(START, is_ready).await.is_some(), "{name} is not ready:\n{}", programs.output(name));
+    }
+    for name in &migrations {
+        let (status, said) = programs.ended(name).await;
+        assert!(status.success(), "{name}: {status}\n{said}");
+    }
+    schema::check(&mut connect(&url).await).await.unwrap();
+    let scheduled: Vec<String> =
+        sqlx::query_scalar("SELECT kind FROM jobs ORDER BY kind").fetch_all(&mut connect(&url).await).await.unwrap();
+    assert_eq!(scheduled, ["purge", "sweep"]);
 }
 
 #[tokio::test]
