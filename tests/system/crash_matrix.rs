@@ -23,7 +23,7 @@ async fn run(cells: Vec<Cell>) {
         let at = Instant::now();
         let takeover = rig.run(number, cell).await;
         let cell = cell.to_string();
-        println!("| {cell:<42} | one certificate each | {takeover:>4.1} s | {:>4.1} s |", at.elapsed().as_secs_f64());
+        println!("| {cell:<44} | one certificate each | {takeover:>4.1} s | {:>4.1} s |", at.elapsed().as_secs_f64());
     }
     settled::ca_and_we_have_the_same(rig.stack()).await;
     println!("{count} cells in {:.0} s", began.elapsed().as_secs_f64());

@@ -129,17 +129,28 @@ impl Rig {
         }
     }
 
-    /// The jobs of all orders, once all of them are where they shall be.
+    /// The jobs of the cell, first of all one that is held, once all of them are where they shall be.
+    ///
+    /// In the middle of COMMIT one is enough: its job's row is locked, so that its worker can renew no lease, and whoever comes late
+    /// finds its own ended.
     async fn held_jobs(&self, at: At) -> Vec<Leased> {
-        const QUERY: &str = "SELECT id, lease, leased_by FROM jobs
-                             WHERE kind = 'poll-challenge' AND leased_by IS NOT NULL ORDER BY id";
+        const LEASED: &str = "SELECT id, lease, leased_by FROM jobs
+                              WHERE kind = 'poll-challenge' AND leased_by IS NOT NULL ORDER BY id";
+        const FREE: &str = "SELECT j.id FROM orders o JOIN jobs j ON j.order_id = o.id FOR UPDATE OF o SKIP LOCKED";
         let all_held = async || {
-            let jobs: Vec<Leased> = sqlx::query_as(QUERY).fetch_all(self.stack.pool()).await.unwrap();
+            let mut jobs: Vec<Leased> = sqlx::query_as(LEASED).fetch_all(self.stack.pool()).await.unwrap();
+            let held = self.held(at).await;
+            if at.is_in_commit() {
+                let free: Vec<i64> = sqlx::query_scalar(FREE).fetch_all(self.stack.pool()).await.unwrap();
+                jobs.sort_by_key(|job| free.contains(&job.id));
+                let in_commit = jobs.iter().filter(|job| !free.contains(&job.id)).count();
+                return (held > 0 && in_commit == held).then_some(jobs);
+            }
             let workers: BTreeSet<&String> = jobs.iter().map(|job| &job.leased_by).collect();
             let expected = if at.is_once_per_worker() { workers.len() } else { ORDERS };
-            (jobs.len() == ORDERS && self.held(at).await == expected).then_some(jobs)
+            (jobs.len() == ORDERS && held == expected).then_some(jobs)
         };
-        self.stack.wait_until("all orders of the cell are held", SOON, all_held).await
+        self.stack.wait_until("the orders of the cell are held", SOON, all_held).await
     }
 
     async fn crash(&self, cell: Cell) -> f64 {
