@@ -133,14 +133,16 @@ pub async fn run(options: &Options) -> Result<Report> {
         }
         _ => options.seed.to_string(),
     };
-    let kept = keep(&stack, &name).await?;
+    let kept = keep(&stack, &name).await;
     stack.abandon();
-    match outcome {
-        Ok(report) => Ok(Report { kept: Some(kept), ..report }),
-        Err(error) => {
+    match (outcome, kept) {
+        // Another run at the same time may be writing there; that is no fault of this one.
+        (Ok(report), kept) => Ok(Report { kept: kept.ok(), ..report }),
+        (Err(error), Ok(kept)) => {
             let kept = kept.display();
             Err(error.context(format!("seed {} ended early; logs and tables are in {kept}", options.seed)))
         }
+        (Err(error), Err(_)) => Err(error.context(format!("seed {} ended early", options.seed))),
     }
 }
 
