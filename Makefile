@@ -24,7 +24,7 @@ test: build ## Run all tests; they need Postgres and Pebble, nothing else
 test-all: build ## Also the long ones: the whole crash matrix, long outages (about 15 min)
 	$(CARGO) test --locked --workspace --no-fail-fast -- --include-ignored
 
-chaos: build ## Kill and restart everything while orders run; table of what became of each (ORDERS=300 SEED=random)
+chaos: build ## Kill and restart everything while orders run; table of what became of each (ORDERS=300; SEED=… repeats a run)
 	@$(STACK) chaos
 
 up: build ## Start everything in the background, or what has died of it (API_REPLICAS=2 WORKERS=2 FRESH=1)

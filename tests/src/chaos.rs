@@ -30,7 +30,7 @@ use narrator::Narrator;
 use plan::Plan;
 use report::Report;
 use storm::{Absences, strike};
-use takeovers::{ROWS, Row, Takeover, Watch, longest};
+use takeovers::{ROWS, Row, Takeover, Watch, described, longest};
 
 /// After the storm, how much longer than a record is awaited everything may take to end.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
@@ -104,6 +104,8 @@ impl Options {
             .setting("POLL_TIMEOUT", seconds(self.poll_timeout))
             .setting("PLACE_WAIT", seconds(self.place_wait))
             .setting("LEASE_FOR", seconds(self.lease_for))
+            // So many that a lost row waits for the lease and not for a free place, also when one worker is left for everything.
+            .setting("WORKER_SLOTS", "64")
             // The CA takes up to 3 s to look at a record, so that blows meet leases.
             .pebble("PEBBLE_VA_NOSLEEP", "0")
             .pebble("PEBBLE_VA_SLEEPTIME", "3")
@@ -204,7 +206,7 @@ async fn everything_ends(stack: &Stack, within: Duration) {
 async fn observe(database_url: String, narrator: Narrator, over: Arc<AtomicBool>) -> Result<Vec<Takeover>> {
     let mut watch = Watch::default();
     let mut connection: Option<PgConnection> = None;
-    let mut told = Instant::now();
+    let mut progress_told = Instant::now();
     let look = async || {
         if connection.is_none() {
             connection = PgConnection::connect(&database_url).await.ok();
@@ -214,17 +216,17 @@ async fn observe(database_url: String, narrator: Narrator, over: Arc<AtomicBool>
                 Ok(rows) => {
                     let told = watch.takeovers.len();
                     watch.look(Instant::now(), &rows);
-                    watch.takeovers[told..].iter().for_each(|takeover| narrator.say(&takeover.to_string()));
+                    described(&watch.takeovers[told..]).iter().for_each(|line| narrator.say(line));
                 }
                 Err(_) => connection = None,
             }
         }
         if let Some(open) = &mut connection
-            && told.elapsed() >= PROGRESS_EVERY
+            && progress_told.elapsed() >= PROGRESS_EVERY
             && let Ok(progress) = sqlx::query_scalar::<_, String>(PROGRESS).fetch_one(open).await
         {
             narrator.say(&progress);
-            told = Instant::now();
+            progress_told = Instant::now();
         }
         over.load(Ordering::Relaxed).then_some(())
     };

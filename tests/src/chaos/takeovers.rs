@@ -5,8 +5,7 @@
 //! that saw it lost, plus the monotonic time since: at most one look more than the truth. While the database is away nobody can look, and
 //! nobody can take anything either.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::storm::Absence;
@@ -27,7 +26,6 @@ pub const ROWS: &str = "SELECT id, lease, leased_by, extract(epoch FROM now() - 
 /// A row that one worker lost and another has taken.
 #[derive(Clone, Debug)]
 pub struct Takeover {
-    pub job: i64,
     pub lost_by: String,
     /// Who was seen to have it then, if it was not finished between two looks.
     pub taken_by: Option<String>,
@@ -60,7 +58,6 @@ impl Watch {
             Some(row) if row.lease == lost.lease => row.leased_by.is_some() && row.overdue > 0.0,
             row => {
                 takeovers.push(Takeover {
-                    job: *id,
                     lost_by: lost.by.clone(),
                     taken_by: row.and_then(|row| row.leased_by.clone()),
                     taken_at: now,
@@ -78,12 +75,18 @@ impl Watch {
     }
 }
 
-impl fmt::Display for Takeover {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = self.taken_by.as_deref().unwrap_or("another worker");
-        let late = self.late.as_secs_f64();
-        write!(f, "{:<10} lost job {}: {by} has taken it, {late:.1} s past the lease's end", self.lost_by, self.job)
+/// What was taken between two looks, a line for each pair of workers.
+pub fn described(takeovers: &[Takeover]) -> Vec<String> {
+    let mut pairs: BTreeMap<(&str, &str), Vec<Duration>> = BTreeMap::new();
+    for takeover in takeovers {
+        let by = takeover.taken_by.as_deref().unwrap_or("another worker");
+        pairs.entry((&takeover.lost_by, by)).or_default().push(takeover.late);
     }
+    let line = |((lost_by, taken_by), late): (_, Vec<Duration>)| {
+        let (count, longest) = (late.len(), late.iter().max().map_or(0.0, Duration::as_secs_f64));
+        format!("{lost_by:<10} has lost {count} to {taken_by}, up to {longest:.1} s past the lease's end")
+    };
+    pairs.into_iter().map(line).collect()
 }
 
 /// The longest of some take-overs.
@@ -165,7 +168,7 @@ mod tests {
         let began = Instant::now();
         let at = |seconds: u32| began + SECOND * seconds;
         let lost_by = "worker-1".to_owned();
-        let takeover = Takeover { job: 1, lost_by, taken_by: None, taken_at: at(20), late: SECOND };
+        let takeover = Takeover { lost_by, taken_by: None, taken_at: at(20), late: SECOND };
         let away = |victim: &str, from: u32, until: u32| Absence {
             victim: victim.to_owned(),
             kind: BlowKind::Kill,
