@@ -105,7 +105,7 @@ impl Options {
             .setting("PLACE_WAIT", seconds(self.place_wait))
             .setting("LEASE_FOR", seconds(self.lease_for))
             // So many that a lost row waits for the lease and not for a free place, also when one worker is left for everything.
-            .setting("WORKER_SLOTS", "64")
+            .setting("WORKER_SLOTS", "256")
             // The CA takes up to 3 s to look at a record, so that blows meet leases.
             .pebble("PEBBLE_VA_NOSLEEP", "0")
             .pebble("PEBBLE_VA_SLEEPTIME", "3")
