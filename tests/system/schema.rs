@@ -277,7 +277,8 @@ async fn services_wait_for_a_database_that_is_away_and_answer_503_without_one() 
         assert_eq!(client.get(ready.replace("readyz", "healthz")).send().await.unwrap().status(), 200, "{binary}");
         assert!(programs.processes.pid(binary).is_some(), "{binary} has ended");
     }
-    let (_, settings, _) = &services[0];
+    let (_, settings, ready) = &services[0];
+    assert_eq!(client.get(ready.replace("readyz", "orders")).send().await.unwrap().status(), 503);
     let address = &settings.iter().find(|(name, _)| *name == "SERVER_ADDR").unwrap().1;
     let answer = client.get(format!("http://{address}/domains/{}", "0".repeat(32))).send().await.unwrap();
     assert_eq!(answer.status(), 503);

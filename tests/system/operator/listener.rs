@@ -290,5 +290,10 @@ async fn once_there_is_a_token_everything_but_health_asks_for_it() {
     let admin = format!("0.0.0.0:{}", ports::free().unwrap());
     settings.extend([("ADMIN_ADDR", admin.clone()), ("ADMIN_TOKEN", TOKEN.to_owned())]);
     programs.start("worker", "countersign-worker", &[], &settings);
-    programs.serves("worker", &format!("http://{}/readyz", admin.replace("0.0.0.0", "127.0.0.1"))).await;
+    let worker = format!("http://{}", admin.replace("0.0.0.0", "127.0.0.1"));
+    programs.serves("worker", &format!("{worker}/readyz")).await;
+    let worker = ApiClient::new(&worker, None).unwrap();
+    for (path, status) in [("/healthz", 200), ("/orders", 404)] {
+        assert_eq!(worker.send(worker.request(Method::GET, path)).await.unwrap().status, status, "{path}");
+    }
 }
