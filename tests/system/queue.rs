@@ -7,6 +7,7 @@ mod outcomes;
 mod rows;
 mod wakes;
 
+use std::collections::HashMap;
 use std::fs;
 
 use countersign_shared::model::certificate::{KeyAlgorithm, KeyAndCsr};
@@ -16,7 +17,7 @@ use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::order::{Authorization, Order, OrderEvent, Placement};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::store::domains::NewDomain;
-use countersign_shared::store::jobs::{self, ClaimedJob, Fence, JobKind, Lane, Outcome};
+use countersign_shared::store::jobs::{self, ClaimedJob, Fence, JobKind, Lane, Outcome, Renewal};
 use countersign_shared::store::orders::NewOrder;
 use countersign_shared::store::{StoreError, certificates, domains, notifications, orders};
 use countersign_tests::checkout;

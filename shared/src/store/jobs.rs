@@ -6,6 +6,8 @@
 
 pub mod overview;
 
+use std::collections::HashMap;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -144,23 +146,40 @@ pub async fn release_unheld(conn: &mut PgConnection, worker: &str, held: &[Fence
     Ok(released.rows_affected())
 }
 
-/// Extends the leases that are still held; returns the fences that are.
-pub async fn renew(conn: &mut PgConnection, fences: &[Fence], lease_secs: f64) -> Result<Vec<Fence>, StoreError> {
-    let mut fences = fences.to_vec();
-    fences.sort_by_key(|fence| fence.id);
+/// What became of a lease at a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    Renewed,
+    /// Somebody has the row locked: still held, not extended.
+    Locked,
+}
+
+/// Extends the leases that are still held, but for rows that somebody has locked: one of those must not cost all others theirs.
+/// Returns what is still held.
+pub async fn renew(
+    conn: &mut PgConnection,
+    fences: &[Fence],
+    lease_secs: f64,
+) -> Result<HashMap<Fence, Renewal>, StoreError> {
     let (ids, leases): (Vec<i64>, Vec<i64>) = fences.iter().map(|fence| (fence.id, fence.lease)).unzip();
     let rows = sqlx::query!(
-        "UPDATE jobs j SET due_at = now() + make_interval(secs => $3)
-         FROM unnest($1::bigint[], $2::bigint[]) AS held (id, lease)
-         WHERE j.id = held.id AND j.lease = held.lease AND j.leased_by IS NOT NULL
-         RETURNING j.id, j.lease",
+        r#"WITH held AS (
+               SELECT j.id, j.lease FROM jobs j JOIN unnest($1::bigint[], $2::bigint[]) AS asked (id, lease) USING (id, lease)
+               WHERE j.leased_by IS NOT NULL
+           ), free AS (
+               SELECT j.id FROM jobs j JOIN held USING (id, lease) WHERE j.leased_by IS NOT NULL FOR UPDATE OF j SKIP LOCKED
+           ), renewed AS (
+               UPDATE jobs j SET due_at = now() + make_interval(secs => $3) FROM free WHERE j.id = free.id RETURNING j.id
+           )
+           SELECT held.id, held.lease, renewed.id IS NOT NULL AS "is_renewed!" FROM held LEFT JOIN renewed USING (id)"#,
         &ids,
         &leases,
         lease_secs
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| Fence { id: row.id, lease: row.lease }).collect())
+    let renewal = |is_renewed: bool| if is_renewed { Renewal::Renewed } else { Renewal::Locked };
+    Ok(rows.into_iter().map(|row| (Fence { id: row.id, lease: row.lease }, renewal(row.is_renewed))).collect())
 }
 
 /// Seconds until the next row is due, the least over the lanes; negative when one is overdue.

@@ -101,15 +101,32 @@ async fn a_renewal_extends_the_leases_that_are_held_and_no_others() {
     end_lease(&mut conn, late.id).await;
     let unknown = Fence { id: released.id + 1, lease: 1 };
 
-    let mut renewed = jobs::renew(&mut conn, &[held, late, lost, released, unknown], 300.0).await.unwrap();
-    renewed.sort_unstable_by_key(|fence| fence.id);
-    let mut expected = [held, late];
-    expected.sort_unstable_by_key(|fence| fence.id);
-    assert_eq!(renewed, expected);
+    let renewed = jobs::renew(&mut conn, &[held, late, lost, released, unknown], 300.0).await.unwrap();
+    assert_eq!(renewed, HashMap::from([(held, Renewal::Renewed), (late, Renewal::Renewed)]));
     for (fence, due_in) in [(held, 300), (late, 300), (lost, 60), (released, 0)] {
         assert_eq!(job(&mut conn, fence.id).await.unwrap().due_in, due_in);
     }
     assert!(jobs::renew(&mut conn, &[], 300.0).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_has_locked_costs_the_others_no_renewal() {
+    let (url, mut conn) = empty_queue().await;
+    for number in 0..2 {
+        enqueued(&mut conn, number).await;
+    }
+    let fences: Vec<Fence> = claim(&mut conn, "worker-1", 2, false).await.iter().map(|job| job.fence).collect();
+    let [locked, free] = fences[..] else { panic!("{fences:?}") };
+    let mut somebody = connect(&url).await;
+    let mut tx = somebody.begin().await.unwrap();
+    sql(&mut tx, &format!("SELECT FROM jobs WHERE id = {} FOR UPDATE", locked.id)).await.unwrap();
+
+    let renewed = jobs::renew(&mut conn, &fences, 300.0).await.unwrap();
+    assert_eq!(renewed, HashMap::from([(locked, Renewal::Locked), (free, Renewal::Renewed)]));
+    assert_eq!(job(&mut conn, free.id).await.unwrap().due_in, 300);
+    assert_eq!(job(&mut conn, locked.id).await.unwrap().due_in, 60);
+    tx.rollback().await.unwrap();
+    assert_eq!(jobs::renew(&mut conn, &fences, 300.0).await.unwrap()[&locked], Renewal::Renewed);
 }
 
 #[tokio::test]

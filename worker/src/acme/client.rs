@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use countersign_shared::store::PgPool;
@@ -13,6 +13,7 @@ use futures::future::try_join_all;
 use instant_acme::{AuthorizationState, ChallengeType, Identifier, NewOrder, OrderState};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::account::{AccountKey, AccountRecord, Accounts, PostgresRecord, Session};
 use super::problem::{AcmeError, ErrorClass, Problem, RequestKind};
@@ -22,6 +23,9 @@ use super::{Settings, is_base64url};
 /// Authorizations of one order that are read at the same time.
 const AUTHORIZATION_READS: usize = 8;
 
+/// By then a rate limit is stored for the whole fleet, and `advance` asks there.
+const LIMIT_IS_STORED_WITHIN: Duration = Duration::from_secs(10);
+
 /// One CA and our account there. Cheap to clone.
 #[derive(Clone)]
 pub struct Acme(Arc<Inner>);
@@ -30,6 +34,8 @@ struct Inner {
     directory: String,
     accounts: Accounts,
     new_orders: Semaphore,
+    /// Until when a rate limit that newOrder met holds back those that have waited for their turn meanwhile.
+    limited_until: Mutex<Option<Instant>>,
 }
 
 /// The right to send one newOrder.
@@ -108,6 +114,7 @@ impl Acme {
         Ok(Acme(Arc::new(Inner {
             directory: settings.directory.to_string(),
             new_orders: Semaphore::new(settings.new_order_limit.max(1)),
+            limited_until: Mutex::default(),
             accounts: Accounts::new(settings.clone(), Wire::new(&settings)?, record),
         })))
     }
@@ -127,18 +134,41 @@ impl Acme {
         let identifiers: Arc<[Identifier]> = names.iter().cloned().map(Identifier::Dns).collect();
         let (url, state) = {
             let _turn = turn;
-            self.call(|session| {
+            self.check_limit()?;
+            let placed = self.call(|session| {
                 let identifiers = Arc::clone(&identifiers);
                 async move {
                     let order = session.account.new_order(&NewOrder::new(&identifiers)).await;
                     Ok(order.map_err(|error| AcmeError::of_crate(KIND, error))?.into_parts())
                 }
-            })
-            .await?
+            });
+            placed.await.inspect_err(|error| self.note_limit(error, names))?
         };
         self.check_urls(KIND, [&url])?;
         let order = self.order_view(KIND, &state, None)?;
         self.with_authorizations(KIND, url, order, names).await
+    }
+
+    /// Who waited for a turn must not ask again what the CA has just refused to everybody.
+    fn check_limit(&self) -> Result<(), AcmeError> {
+        let limited_until = *self.limited_until();
+        match limited_until.and_then(|until| until.checked_duration_since(Instant::now())) {
+            Some(left) => Err(AcmeError::limited_before(RequestKind::NewOrder, left)),
+            None => Ok(()),
+        }
+    }
+
+    fn note_limit(&self, error: &AcmeError, names: &[String]) {
+        let is_names_own = error.problem.as_ref().is_some_and(|problem| problem.is_about(names));
+        if error.class == ErrorClass::RateLimited && !is_names_own {
+            let hold_for = error.retry_after.unwrap_or(LIMIT_IS_STORED_WITHIN).min(LIMIT_IS_STORED_WITHIN);
+            *self.limited_until() = Some(Instant::now() + hold_for);
+        }
+    }
+
+    fn limited_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        // A single assignment: no panic can leave it half-written.
+        self.0.limited_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An order that was placed before, as [`Self::place`] would have returned it.

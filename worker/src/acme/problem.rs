@@ -253,6 +253,12 @@ impl Subproblem {
 }
 
 impl AcmeError {
+    /// For a request that was not sent, because the CA has just limited our rate.
+    pub(super) fn limited_before(request: RequestKind, left: Duration) -> Self {
+        let class = ErrorClass::RateLimited;
+        Self { class, problem: None, status: None, retry_after: Some(left), request, source: None }
+    }
+
     pub(super) fn of_failure(request: RequestKind, failure: Failure) -> Self {
         let failure = match failure {
             // A newNonce that is 404 says nothing about the order that needed the nonce.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use countersign_shared::store::jobs::{self, ClaimedJob, Fence, Outcome};
+use countersign_shared::store::jobs::{self, ClaimedJob, Fence, Outcome, Renewal};
 use countersign_shared::store::{PgPool, StoreError, in_time};
 use countersign_shared::telemetry::chain;
 use time::OffsetDateTime;
@@ -73,14 +73,14 @@ impl Leases {
             }
             let sent_at = Instant::now();
             match self.renew_once(&fences).await {
-                Ok(renewed) => self.extend(&fences, &renewed, sent_at),
+                Ok(still_held) => self.extend(&fences, &still_held, sent_at),
                 // The leases go on running out; the runs stop by themselves when they have.
                 Err(error) => tracing::warn!(error = chain(&error), "leases not renewed"),
             }
         }
     }
 
-    async fn renew_once(&self, fences: &[Fence]) -> Result<Vec<Fence>, StoreError> {
+    async fn renew_once(&self, fences: &[Fence]) -> Result<HashMap<Fence, Renewal>, StoreError> {
         in_time(async {
             let mut conn = self.pool.acquire().await?;
             jobs::renew(&mut conn, fences, self.lease_for.as_secs_f64()).await
@@ -88,15 +88,16 @@ impl Leases {
         .await
     }
 
-    fn extend(&self, asked: &[Fence], renewed: &[Fence], sent_at: Instant) {
+    fn extend(&self, asked: &[Fence], still_held: &HashMap<Fence, Renewal>, sent_at: Instant) {
         let held = self.held();
         for fence in asked {
             let Some(ends) = held.get(fence) else { continue };
-            if renewed.contains(fence) {
-                ends.send_replace(sent_at + self.lease_for);
-            } else {
+            match still_held.get(fence) {
+                Some(Renewal::Renewed) => drop(ends.send_replace(sent_at + self.lease_for)),
+                // It goes on running out.
+                Some(Renewal::Locked) => {}
                 // Settled by its run meanwhile, or taken by somebody else: either way this run owns it no longer.
-                ends.send_replace(sent_at);
+                None => drop(ends.send_replace(sent_at)),
             }
         }
     }
