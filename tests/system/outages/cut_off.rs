@@ -67,7 +67,6 @@ async fn what_a_frozen_worker_had_sent_arrives_too_late_to_be_stored() {
 
 /// As when its host is gone: nobody tells Postgres, which keeps the locks of the transaction that was about to end.
 #[tokio::test]
-#[ignore = "fails: Postgres keeps the locks of the transaction"]
 async fn a_worker_that_vanishes_in_the_middle_of_a_commit_does_not_hold_its_order_for_ever() {
     let stack =
         Stack::builder().workers(2).postgres_front_of("worker-1").setting("LEASE_FOR", "2s").not_yet("worker-2");
