@@ -70,11 +70,11 @@ async fn a_retry_can_fail_again_and_a_dead_order_gets_a_new_value_each_time() {
 
 #[tokio::test]
 async fn a_retry_that_is_not_placed_leaves_the_failure_and_can_be_repeated() {
-    let stack = fronted().setting("PLACE_WAIT", "1s").start().await;
+    let stack = fronted().apis(2).setting_of("api-2", "PLACE_WAIT", "1s").start().await;
     let (domain, former) = failed_domain(&stack, "shop.example.com").await;
     let failure = stack.api().fetch(&domain.id).await.more["failure"].clone();
     stack.kill("worker-1");
-    let told = stack.api().try_retry(&domain.id).await.unwrap();
+    let told = stack.api_replica(2).try_retry(&domain.id).await.unwrap();
     assert!(told.status == 500 && told.error().unwrap().contains("no worker took it"), "{told:?}");
     let now = stack.api().fetch(&domain.id).await;
     assert_eq!((now.status.as_str(), &now.more["failure"]), ("failed", &failure));
