@@ -26,8 +26,10 @@ pub enum Deed {
     },
     /// Its job is due now, with all attempts before it.
     Due,
-    /// It has ended; what was left of its clean-up is due now.
-    CleanUp,
+    /// What was left of its clean-up is due now. There is no new order, for this reason.
+    CleanUp {
+        reason: String,
+    },
     Cancelled,
     Parked,
     /// Its state does not allow it, and nothing was changed.
@@ -71,7 +73,10 @@ pub async fn retry_order(
     if cleans_up {
         jobs::wake(conn, order.id, request_id).await?;
     }
-    let in_vain = |reason: &str| Ok(if cleans_up { Deed::CleanUp } else { Deed::refused(reason) });
+    let in_vain = |reason: &str| {
+        let reason = reason.to_owned();
+        Ok(if cleans_up { Deed::CleanUp { reason } } else { Deed::Refused { reason } })
+    };
     if order.state == OrderState::Issued {
         return in_vain("it is issued");
     }

@@ -31,7 +31,7 @@ pub struct Settings {
     #[arg(long, env = "MAX_ATTEMPTS", default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..))]
     pub max_attempts: i32,
 
-    /// How long ended orders and their timelines are kept: 1day to 100years
+    /// How long ended orders and their timelines are kept: 90days to 100years
     #[arg(long, env = "RETAIN_FOR", default_value = "1year", value_parser = parse_retention)]
     pub retain_for: Duration,
 
@@ -163,7 +163,8 @@ fn parse_lease(text: &str) -> Result<Duration, String> {
 
 fn parse_retention(text: &str) -> Result<Duration, String> {
     const DAY: u64 = 24 * 3600;
-    bounded_duration(text, Duration::from_secs(DAY), Duration::from_secs(36_525 * DAY))
+    // What an authorization may live at a CA: until then an order says whose it was.
+    bounded_duration(text, Duration::from_secs(90 * DAY), Duration::from_secs(36_525 * DAY))
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {

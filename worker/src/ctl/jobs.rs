@@ -166,8 +166,9 @@ impl Show {
 impl Change {
     async fn run(self, verb: Verb) -> anyhow::Result<Ended> {
         let by_filter = self.ids.is_empty();
+        let is_paged = self.filter.limit.is_some() || self.filter.after != 0;
         match (by_filter, self.filter.is_empty()) {
-            (false, false) => wrong_usage("name jobs or give a filter, not both"),
+            (false, is_empty) if !is_empty || is_paged => wrong_usage("name jobs or give a filter, not both"),
             (true, true) => wrong_usage("name jobs, or give a filter that says which ones are meant"),
             _ => {}
         }

@@ -188,8 +188,9 @@ fn print_story(order: &OrderStory) -> anyhow::Result<()> {
 impl Change {
     async fn run(self, verb: Verb) -> anyhow::Result<Ended> {
         let by_filter = self.ids.is_empty();
+        let is_paged = self.filter.limit.is_some() || self.filter.before.is_some();
         match (by_filter, self.filter.is_empty()) {
-            (false, false) => wrong_usage("name orders or give a filter, not both"),
+            (false, is_empty) if !is_empty || is_paged => wrong_usage("name orders or give a filter, not both"),
             (true, true) => wrong_usage("name orders, or give a filter that says which ones are meant"),
             _ => {}
         }

@@ -105,7 +105,7 @@ fn said(deed: Option<&Deed>) -> String {
         None => "would be tried".to_owned(),
         Some(Deed::NewOrder { new_order_id }) => format!("order {new_order_id} takes its place"),
         Some(Deed::Due) => "its job is due now".to_owned(),
-        Some(Deed::CleanUp) => "it has ended; its clean-up is due now".to_owned(),
+        Some(Deed::CleanUp { reason }) => format!("its clean-up is due now; no new order: {reason}"),
         Some(Deed::Cancelled) => "cancelled".to_owned(),
         Some(Deed::Parked) => "parked".to_owned(),
         Some(Deed::Refused { reason }) => format!("refused: {reason}"),
