@@ -1,4 +1,4 @@
-//! The optional bearer token of the `/domains` surface.
+//! The optional bearer token of `/domains`, and that of the operators' listener.
 
 use std::sync::Arc;
 

@@ -3,12 +3,17 @@
 mod jobs;
 mod orders;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
-use axum::http::StatusCode;
+use axum::extract::{Request, State};
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use countersign_shared::config::Secret;
 use countersign_shared::operator::Deed;
 use countersign_shared::store::PgPool;
@@ -18,11 +23,14 @@ use crate::lifecycle::error::ApiError;
 use crate::limits::Places;
 use crate::routes;
 
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Operators, their scripts, and probes.
 pub(crate) const MAX_CONNECTIONS: usize = 256;
-const MAX_REQUESTS: usize = 16;
+/// Few: their connections are those that customers' requests need.
+const MAX_REQUESTS: usize = 4;
 
 pub(crate) fn router(pool: PgPool, token: Option<Secret>) -> Router {
+    let asks_for_token = token.is_some();
     let guarded = routes::guard(token);
     let routes = Router::new()
         .route("/orders", guarded(get(orders::list)))
@@ -31,8 +39,35 @@ pub(crate) fn router(pool: PgPool, token: Option<Secret>) -> Router {
         .route("/jobs", guarded(get(jobs::list)))
         .route("/jobs/{id}/retry", guarded(post(jobs::retry)))
         .route("/jobs/retry", guarded(post(jobs::retry_many)))
+        .layer(middleware::from_fn_with_state(asks_for_token, refuse_pages))
         .with_state(Arc::new(pool));
     routes::layered(routes, Places::new(MAX_REQUESTS))
+}
+
+/// A page that an operator's browser shows must not retry or read anything here: neither by a request across sites, nor, where
+/// no token is asked for, under a name of its own that leads to this address.
+async fn refuse_pages(State(asks_for_token): State<bool>, request: Request, next: Next) -> Result<Response, ApiError> {
+    match why_refused(request.headers(), asks_for_token) {
+        Some(why) => Err(ApiError::Forbidden(why)),
+        None => Ok(next.run(request).await),
+    }
+}
+
+fn why_refused(headers: &HeaderMap, asks_for_token: bool) -> Option<&'static str> {
+    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let is_cross_site = text(SEC_FETCH_SITE).is_some_and(|site| !["none", "same-origin"].contains(&site));
+    if text(ORIGIN).is_some() || is_cross_site {
+        return Some("requests of web pages are refused");
+    }
+    if !asks_for_token && !text(HOST).is_none_or(is_address_or_localhost) {
+        return Some("without ADMIN_TOKEN only an IP address or localhost may be asked for");
+    }
+    None
+}
+
+fn is_address_or_localhost(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name);
+    name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 /// What became of one order or job: 202 `{"id", "result", …}`, 404 or 409.
@@ -53,4 +88,31 @@ fn answer<T>(id: T, deed: Deed, unknown: &'static str) -> Result<(StatusCode, Js
 
 fn bad_query(rejection: &QueryRejection) -> ApiError {
     ApiError::BadRequest(rejection.body_text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_refused_and_so_is_a_name_where_no_token_is_asked_for() {
+        let why = |name: &'static str, value: &'static str, asks_for_token| {
+            let header = (HeaderName::from_static(name), axum::http::HeaderValue::from_static(value));
+            why_refused(&HeaderMap::from_iter([header]), asks_for_token).is_some()
+        };
+        assert!(why("origin", "https://page.example", true) && why("origin", "null", false));
+        assert!(why("sec-fetch-site", "cross-site", true) && !why("sec-fetch-site", "none", false));
+        assert!(why("host", "page.example:9180", false) && !why("host", "admin.example.com", true));
+        assert!(!why("host", "127.0.0.1:9180", false) && !why("accept", "*/*", false));
+    }
+
+    #[test]
+    fn a_host_is_an_address_or_localhost() {
+        for good in ["127.0.0.1:9180", "127.0.0.1", "[::1]:9180", "[::1]", "localhost:9180", "192.0.2.1"] {
+            assert!(is_address_or_localhost(good), "{good}");
+        }
+        for bad in ["attacker.example:9180", "localhost.attacker.example", "127.0.0.1.nip.io:9180", ""] {
+            assert!(!is_address_or_localhost(bad), "{bad}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The public listener: connections with limits, and a stop that lets answers finish.
+//! How a listener serves: connections with limits, and a stop that lets answers finish.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -141,8 +141,13 @@ pub async fn cancel(
 
 /// Makes one job due now, parked or not.
 pub async fn retry_job(conn: &mut PgConnection, id: i64) -> Result<Deed, StoreError> {
-    let retried = overview::retry(conn, &[id]).await?;
+    let retried = retry_jobs(conn, &[id]).await?;
     Ok(if retried.is_empty() { Deed::NotFound } else { Deed::Due })
+}
+
+/// The same for many, in one statement. Returns the ids of those that exist.
+pub async fn retry_jobs(conn: &mut PgConnection, ids: &[i64]) -> Result<Vec<i64>, StoreError> {
+    overview::retry(conn, ids).await
 }
 
 /// Stops one job until it is retried. A run that is under way loses its outcome.

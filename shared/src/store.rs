@@ -50,6 +50,12 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreEr
     connection.await.unwrap_or_else(|_| Err(timed_out())).map_err(Into::into)
 }
 
+/// Makes a tool's connection as careful as those of the pool. Not for migrations, which wait for each other.
+pub async fn with_limits(conn: &mut PgConnection) -> Result<(), StoreError> {
+    conn.execute(SESSION).await?;
+    Ok(())
+}
+
 /// Begins a transaction whose reads all see one moment.
 pub const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 

@@ -17,7 +17,7 @@ use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::order::{Authorization, Order, OrderEvent, Placement};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::store::domains::NewDomain;
-use countersign_shared::store::jobs::{self, ClaimedJob, Fence, JobKind, Lane, Outcome, Renewal};
+use countersign_shared::store::jobs::{self, ClaimedJob, Fence, JobKind, Lane, Outcome, Renewal, Worker};
 use countersign_shared::store::orders::NewOrder;
 use countersign_shared::store::{StoreError, certificates, domains, notifications, orders};
 use countersign_tests::checkout;
@@ -123,8 +123,12 @@ async fn enqueued(conn: &mut PgConnection, number: u8) -> (i64, i64) {
     (order, job)
 }
 
+fn process(name: &str) -> Worker {
+    Worker { name: name.to_owned(), process: 7 }
+}
+
 async fn claim(conn: &mut PgConnection, worker: &str, limit: i64, may_take_lost: bool) -> Vec<ClaimedJob> {
-    jobs::claim(conn, Lane::Waiting, worker, LEASE, limit, may_take_lost).await.unwrap()
+    jobs::claim(conn, Lane::Waiting, &process(worker), LEASE, limit, may_take_lost).await.unwrap()
 }
 
 /// Enqueues one job and leases it.

@@ -44,6 +44,7 @@ enum Verb {
 async fn connect(database: &DatabaseAddress) -> anyhow::Result<PgConnection> {
     let mut conn = store::connect(&database.options()?).await?;
     schema::check_while_running(&mut conn).await?;
+    store::with_limits(&mut conn).await?;
     Ok(conn)
 }
 

@@ -3,10 +3,22 @@
 pub mod purge;
 pub mod sweep;
 
+use countersign_shared::store::StoreError;
+use countersign_shared::store::jobs::Outcome;
+use countersign_shared::telemetry::chain;
 use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 
 use crate::queue::Lease;
+
+/// The end of a run that failed: tried again in a minute, and shown to operators until it has succeeded.
+fn failed(lease: &Lease, error: &StoreError) -> Outcome {
+    let failure = serde_json::json!({
+        "failures": lease.failures().saturating_add(1),
+        "failure": { "at": lease.now().format(&Rfc3339).unwrap_or_default(), "detail": chain(error) },
+    });
+    Outcome::Retry { after_secs: 60.0, counted: false, saw: failure }
+}
 
 /// What a run that succeeded leaves in its row: when, and what it found.
 fn result(lease: &Lease, mut found: Value) -> Value {

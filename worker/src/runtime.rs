@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use apalis::prelude::{Data, ParallelizeExt as _, WorkerBuilder};
-use countersign_shared::store::jobs::JobKind;
+use countersign_shared::store::jobs::{JobKind, Worker};
 use countersign_shared::store::{PgPool, notifications};
 use futures::FutureExt as _;
 use tokio::sync::{broadcast, mpsc};
@@ -42,7 +42,7 @@ pub async fn run(settings: &Settings, pool: PgPool, tools: Tools, stop: Cancella
     let (claimed, to_run) = mpsc::unbounded_channel();
     let leaser = Leaser {
         pool: pool.clone(),
-        worker: worker.clone(),
+        worker: Worker { name: worker.clone(), process: rand::random() },
         leases: Arc::clone(&leases),
         slots: Slots::new(settings.worker_slots.into()),
         notified,

@@ -15,6 +15,8 @@ pub(crate) enum ApiError {
     BadRequest(String),
     /// 401
     Unauthorized,
+    /// 403: not from a browser's page.
+    Forbidden(&'static str),
     /// 404
     NotFound(&'static str),
     /// 405; axum adds `Allow`.
@@ -40,6 +42,7 @@ impl IntoResponse for ApiError {
         let (status, text) = match self {
             Self::BadRequest(text) => (StatusCode::BAD_REQUEST, text),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "a valid bearer token is needed".to_owned()),
+            Self::Forbidden(text) => (StatusCode::FORBIDDEN, text.to_owned()),
             Self::NotFound(text) => (StatusCode::NOT_FOUND, text.to_owned()),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed".to_owned()),
             Self::Conflict(text) => (StatusCode::CONFLICT, text),

@@ -91,7 +91,7 @@ pub(super) async fn retry_many(
     job_ids.truncate(limit.into());
     let next_after = job_ids.last().copied().filter(|_| !is_all);
     if !dry_run {
-        job_ids = overview::retry(&mut tx, &job_ids).await?;
+        job_ids = operator::retry_jobs(&mut tx, &job_ids).await?;
         tx.commit().await.map_err(StoreError::from)?;
         tracing::info!(jobs = job_ids.len(), ?filter, "an operator retried jobs");
     }

@@ -20,6 +20,15 @@ pub struct Fence {
     pub lease: i64,
 }
 
+/// Who claims.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Written to `leased_by`.
+    pub name: String,
+    /// A random number: two processes may have one name.
+    pub process: i64,
+}
+
 /// Which jobs go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(i16)]
@@ -85,13 +94,14 @@ async fn notify(conn: &mut PgConnection) -> Result<(), StoreError> {
 pub async fn claim(
     conn: &mut PgConnection,
     lane: Lane,
-    worker: &str,
+    worker: &Worker,
     lease_secs: f64,
     limit: i64,
     may_take_lost: bool,
 ) -> Result<Vec<ClaimedJob>, StoreError> {
     let rows = sqlx::query!(
-        r#"UPDATE jobs SET lease = lease + 1, leased_by = $2, due_at = now() + make_interval(secs => $3), woken = false,
+        r#"UPDATE jobs SET lease = lease + 1, leased_by = $2, lease_process = $6,
+               due_at = now() + make_interval(secs => $3), woken = false,
                attempts = attempts + (leased_by IS NOT NULL)::int
            WHERE id = ANY(ARRAY(
                SELECT id FROM jobs
@@ -101,10 +111,11 @@ pub async fn claim(
            RETURNING id, kind, order_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
                now() AS "claimed_at!", trace_context ->> 'request_id' AS request_id"#,
         lane as i16,
-        worker,
+        worker.name,
         lease_secs,
         limit,
-        may_take_lost
+        may_take_lost,
+        worker.process
     )
     .fetch_all(conn)
     .await?;
@@ -129,17 +140,19 @@ pub async fn claim(
         .collect()
 }
 
-/// Gives back, without an attempt, the rows leased to `worker` that it does not hold: the answer to its claim was lost.
-pub async fn release_unheld(conn: &mut PgConnection, worker: &str, held: &[Fence]) -> Result<u64, StoreError> {
+/// Gives back, without an attempt, the rows leased to this process that it does not hold: the answer to its claim was lost. Reads
+/// the whole queue.
+pub async fn release_unheld(conn: &mut PgConnection, worker: &Worker, held: &[Fence]) -> Result<u64, StoreError> {
     let (ids, leases): (Vec<i64>, Vec<i64>) = held.iter().map(|fence| (fence.id, fence.lease)).unzip();
     let released = sqlx::query!(
         "UPDATE jobs j SET leased_by = NULL, due_at = now()
-         WHERE j.leased_by = $1 AND NOT EXISTS (
+         WHERE j.leased_by = $1 AND j.lease_process = $4 AND NOT EXISTS (
              SELECT FROM unnest($2::bigint[], $3::bigint[]) AS held (id, lease)
              WHERE held.id = j.id AND held.lease = j.lease)",
-        worker,
+        worker.name,
         &ids,
-        &leases
+        &leases,
+        worker.process
     )
     .execute(conn)
     .await?;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use sqlx::Executor as _;
 use sqlx::postgres::{PgListener, PgPool};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -48,10 +49,12 @@ async fn listen(
                 // The connection was lost and is back: something may have been missed, so wake everybody once.
                 None => drop(to.send(String::new())),
             },
-            // Silence may mean that the other end has gone: a statement tells.
+            // Silence may mean that the other end has gone: a statement tells. It connects again where it must, and says
+            // nothing of it, so everybody is woken in any case.
             Err(_) => {
-                let proved = tokio::time::timeout(PROVE_WITHIN, listener.listen(channel)).await;
+                let proved = tokio::time::timeout(PROVE_WITHIN, listener.execute("SELECT 1")).await;
                 proved.map_err(|_| sqlx::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
+                drop(to.send(String::new()));
             }
         }
     }

@@ -34,7 +34,6 @@ pub struct NewOrder<'a> {
 
 /// An order, `accepted`, and its first event. Returns the internal key, for its job.
 ///
-///
 /// A domain with an open order is a conflict on [`ONE_OPEN_PER_DOMAIN`].
 pub async fn insert(conn: &mut PgConnection, new: &NewOrder<'_>) -> Result<i64, StoreError> {
     let id = sqlx::query_scalar!(
@@ -273,10 +272,10 @@ pub async fn lock(conn: &mut PgConnection, id: i64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether the caller's wait for this order is over by the database's clock.
+/// Whether nobody waits for this order to be placed: the wait is over by the database's clock, or there was none.
 pub async fn place_by_is_over(conn: &mut PgConnection, id: i64) -> Result<bool, StoreError> {
     let over = sqlx::query_scalar!(
-        r#"SELECT state = 'accepted' AND place_by IS NOT NULL AND place_by < now() AS "over!" FROM orders WHERE id = $1"#,
+        r#"SELECT state = 'accepted' AND (place_by IS NULL OR place_by < now()) AS "over!" FROM orders WHERE id = $1"#,
         id
     )
     .fetch_optional(conn)

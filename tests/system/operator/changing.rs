@@ -224,6 +224,31 @@ async fn bulk_by_filter_selects_what_can_be_changed_and_walks_on_where_it_is_tol
 }
 
 #[tokio::test]
+async fn every_order_whose_job_is_parked_is_retried_by_that_filter_alone() {
+    let url = migrated().await;
+    let mut conn = connect(&url).await;
+    let mut expected = Vec::new();
+    for (name, status, state, result) in [
+        ("open", "certificate_pending", "presented", "due"),
+        ("failed", "failed", "failed", "new_order"),
+        ("issued", "active", "issued", "clean_up"),
+    ] {
+        let domain = domain(&mut conn, &format!("{name}.example.com"), status).await;
+        let order = order(&mut conn, domain, state, (state == "failed").then_some("internal")).await;
+        sql(&mut conn, &format!("UPDATE orders SET cleaned_up_at = NULL WHERE public_id = '{order}'")).await;
+        job(&mut conn, &order, "parked_at", "now()").await;
+        expected.push((order, result));
+    }
+    let said = ctl(&url, &["orders", "retry", "--parked", "--json"]).await.ended(0).results();
+    for (order, result) in &expected {
+        assert!(said.iter().any(|line| line["id"] == **order && line["result"] == *result), "{result}: {said:?}");
+    }
+    assert_eq!(said.len(), expected.len());
+    let parked = ctl(&url, &["jobs", "list", "--state", "parked", "--json"]).await.json();
+    assert_eq!(parked["jobs"], json!([]));
+}
+
+#[tokio::test]
 async fn a_reader_that_has_heard_enough_ends_the_tool_quietly() {
     let url = migrated().await;
     let mut conn = connect(&url).await;

@@ -28,9 +28,11 @@ async fn a_claim_takes_the_longest_due_rows_of_its_lane_up_to_its_limit() {
     assert_eq!(ids(&claim(&mut conn, "worker-1", 10, true).await), [jobs_by_number[0]]);
     assert_eq!(ids(&claim(&mut conn, "worker-1", 10, true).await), [0i64; 0]);
 
-    let of_orders = jobs::claim(&mut conn, Lane::Orders, "worker-1", LEASE, 10, true).await.unwrap();
+    let of_orders = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 10, true).await.unwrap();
     assert_eq!(ids(&of_orders), [jobs_by_number[4]]);
-    assert!(jobs::claim(&mut conn, Lane::Housekeeping, "worker-1", LEASE, 10, true).await.unwrap().is_empty());
+    assert!(
+        jobs::claim(&mut conn, Lane::Housekeeping, &process("worker-1"), LEASE, 10, true).await.unwrap().is_empty()
+    );
 }
 
 #[tokio::test]
@@ -48,7 +50,8 @@ async fn a_claimed_row_says_what_it_is_and_who_runs_it() {
 
     sql(&mut conn, "DELETE FROM jobs").await.unwrap();
     sql(&mut conn, "INSERT INTO jobs (kind, lane) VALUES ('sweep', 2)").await.unwrap();
-    let sweep = jobs::claim(&mut conn, Lane::Housekeeping, "worker-1", LEASE, 1, false).await.unwrap().remove(0);
+    let sweep =
+        jobs::claim(&mut conn, Lane::Housekeeping, &process("worker-1"), LEASE, 1, false).await.unwrap().remove(0);
     assert_eq!((sweep.kind, sweep.request_id, sweep.failures), (JobKind::Sweep, None, 0));
 }
 
@@ -196,6 +199,6 @@ async fn a_claim_from_200_000_rows_reads_one_index_in_order() {
     let plan = plan.join("\n");
     assert!(plan.contains("using jobs_due") && !plan.contains("Seq Scan on jobs"), "{plan}");
 
-    let claimed = jobs::claim(&mut conn, Lane::Orders, "worker-1", LEASE, 32, true).await.unwrap();
+    let claimed = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 32, true).await.unwrap();
     assert_eq!(claimed.len(), 32);
 }

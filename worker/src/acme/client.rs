@@ -24,7 +24,7 @@ use super::{Settings, is_base64url};
 const AUTHORIZATION_READS: usize = 8;
 
 /// By then a rate limit is stored for the whole fleet, and `advance` asks there.
-const LIMIT_IS_STORED_WITHIN: Duration = Duration::from_secs(10);
+const LIMIT_IS_STORED_WITHIN: Duration = Duration::from_secs(2);
 
 /// One CA and our account there. Cheap to clone.
 #[derive(Clone)]
@@ -126,6 +126,11 @@ impl Acme {
     /// Waits for a turn to send newOrder: there are `ACME_NEW_ORDER_LIMIT` at a time.
     pub async fn turn(&self) -> Turn<'_> {
         Turn { _permit: self.0.new_orders.acquire().await.expect("the semaphore is never closed") }
+    }
+
+    /// A turn, if nobody has it or waits for it.
+    pub fn turn_now(&self) -> Option<Turn<'_>> {
+        self.0.new_orders.try_acquire().ok().map(|permit| Turn { _permit: permit })
     }
 
     /// newOrder (RFC 8555 §7.4), which ends the turn, then a read of each authorization.

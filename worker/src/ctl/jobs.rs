@@ -10,7 +10,7 @@ use countersign_shared::store::acme_accounts::{self, Hold};
 use countersign_shared::store::jobs::overview::{self, JobCount, JobLine};
 
 use super::connect;
-use super::output::{Ended, Report, at, at_or_none, or_none, print, print_json, print_table, wrong_usage};
+use super::output::{Ended, Report, at, at_or_none, or_none, print, print_json, print_more, print_table, wrong_usage};
 
 #[derive(Subcommand)]
 pub(super) enum Jobs {
@@ -103,12 +103,18 @@ impl Jobs {
 impl List {
     async fn run(self) -> anyhow::Result<Ended> {
         let mut conn = connect(&self.database).await?;
-        let jobs = overview::list(&mut conn, &self.filter, self.filter.limit.unwrap_or(DEFAULT_LIMIT)).await?;
+        let limit = self.filter.limit.unwrap_or(DEFAULT_LIMIT);
+        // One more than is shown tells whether there are more.
+        let mut jobs = overview::list(&mut conn, &self.filter, limit + 1).await?;
+        let is_all = jobs.len() <= usize::from(limit);
+        jobs.truncate(limit.into());
+        let next_after = jobs.last().filter(|_| !is_all).map(|last| last.id);
         if self.json {
-            print_json(&serde_json::json!({ "jobs": jobs }))?;
+            print_json(&serde_json::json!({ "jobs": jobs, "next_after": next_after }))?;
         } else {
             let header = ["JOB", "KIND", "LANE", "STATE", "DUE", "WORKER", "FAILURES", "DOMAIN", "ORDER"];
             print_table(&header, jobs.iter().map(row))?;
+            print_more("after", next_after)?;
         }
         Ok(Ended::Done)
     }

@@ -10,7 +10,7 @@ use countersign_shared::operator::{self, Deed, NewIds};
 use countersign_shared::store::orders::overview::{self, OrderLine, OrderStory};
 use countersign_shared::store::{Connection as _, PgConnection};
 
-use super::output::{Ended, Report, at, at_or_none, or_none, print, print_json, print_table, wrong_usage};
+use super::output::{Ended, Report, at, at_or_none, or_none, print, print_json, print_more, print_table, wrong_usage};
 use super::{REQUEST_ID, connect};
 
 #[derive(Subcommand)]
@@ -92,12 +92,17 @@ impl List {
     async fn run(self) -> anyhow::Result<Ended> {
         let mut conn = connect(&self.database).await?;
         let limit = self.filter.limit.unwrap_or(DEFAULT_LIMIT);
-        let orders = overview::list(&mut conn, &self.filter, limit).await?;
+        // One more than is shown tells whether there are more.
+        let mut orders = overview::list(&mut conn, &self.filter, limit + 1).await?;
+        let is_all = orders.len() <= usize::from(limit);
+        orders.truncate(limit.into());
+        let next_before = orders.last().filter(|_| !is_all).map(|last| &last.id);
         if self.json {
-            print_json(&serde_json::json!({ "orders": orders }))?;
-        } else {
-            print_table(&["ORDER", "DOMAIN", "STATE", "CODE", "CHANGED", "JOB"], orders.iter().map(row))?;
+            return print_json(&serde_json::json!({ "orders": orders, "next_before": next_before }))
+                .map(|()| Ended::Done);
         }
+        print_table(&["ORDER", "DOMAIN", "STATE", "CODE", "CHANGED", "JOB"], orders.iter().map(row))?;
+        print_more("before", next_before)?;
         Ok(Ended::Done)
     }
 }
@@ -106,7 +111,7 @@ fn row(order: &OrderLine) -> Vec<String> {
     let job = match (order.due_at, order.parked_at, &order.leased_by) {
         (None, ..) => "-".to_owned(),
         (_, Some(parked_at), _) => format!("parked {}", at(parked_at)),
-        (_, _, Some(worker)) => format!("with {worker}"),
+        (Some(until), _, Some(worker)) => format!("with {worker}, leased until {}", at(until)),
         (Some(due_at), ..) => format!("due {}", at(due_at)),
     };
     vec![
@@ -208,14 +213,18 @@ impl Change {
     /// The ids that the filter selects, and the last of them if it selects more.
     async fn selected(&self, conn: &mut PgConnection, verb: Verb) -> anyhow::Result<(Vec<String>, Option<String>)> {
         let mut filter = self.filter.clone();
-        // What could not be changed anyway is not selected.
-        if filter.state.is_empty() {
-            filter.state = match verb {
-                Verb::Retry => vec![OrderState::Failed, OrderState::Cancelled],
-                Verb::Cancel => OrderState::open(),
-            };
+        // What could not be changed anyway is not selected; of a parked job every order can.
+        match verb {
+            Verb::Retry if filter.parked => {}
+            Verb::Retry => {
+                filter.newest = true;
+                if filter.state.is_empty() {
+                    filter.state = vec![OrderState::Failed, OrderState::Cancelled];
+                }
+            }
+            Verb::Cancel if filter.state.is_empty() => filter.state = OrderState::open(),
+            Verb::Cancel => {}
         }
-        filter.newest |= verb == Verb::Retry;
         let limit = filter.limit.unwrap_or(MOST);
         let orders = overview::list(conn, &filter, limit + 1).await?;
         let is_all = orders.len() <= usize::from(limit);

@@ -135,6 +135,14 @@ pub(super) fn print_table(header: &[&str], rows: impl IntoIterator<Item = Vec<St
     print(&table.trim_fmt())
 }
 
+/// Says that a list was cut off, and how it goes on.
+pub(super) fn print_more(flag: &str, next: Option<impl ToString>) -> anyhow::Result<()> {
+    match next {
+        Some(next) => print(&format!("\nThere are more: --{flag} {}", next.to_string())),
+        None => Ok(()),
+    }
+}
+
 /// `2026-11-21 09:30:00Z`
 pub(super) fn at(time: OffsetDateTime) -> String {
     time.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z")).unwrap_or_default()

@@ -3,68 +3,70 @@
 use std::time::Duration;
 
 use countersign_shared::store::jobs::Outcome;
-use countersign_shared::store::orders::purge;
+use countersign_shared::store::orders::purge::{self, Cursor};
 use countersign_shared::store::{PgPool, StoreError, in_time};
 use countersign_shared::telemetry::chain;
 
-use super::result;
+use super::{failed, result};
 use crate::queue::Lease;
 
 const EVERY: Duration = Duration::from_secs(3600);
-const AFTER_FAILURE: Duration = Duration::from_secs(60);
 /// Rows of one transaction.
 const BATCH: i64 = 500;
-/// Transactions of one run; what is left after them is the next run's, at once.
-const MOST_BATCHES: u64 = 20;
 
 pub async fn run(pool: &PgPool, retain_for: Duration, lease: &Lease) {
-    let (pause, saw) = match purge(pool, retain_for).await {
-        Ok(purged) => {
-            if purged.orders + purged.domains > 0 {
-                tracing::info!(orders = purged.orders, domains = purged.domains, "purged");
+    // What a run that is cut short has deleted stays deleted; the next one begins anew.
+    let purged = tokio::select! {
+        biased;
+        () = lease.ended() => {
+            tracing::warn!("the lease ended before the purge did");
+            return lease.settle(Outcome::Release).await;
+        }
+        purged = purge(pool, retain_for) => purged,
+    };
+    let outcome = match purged {
+        Ok((orders, domains)) => {
+            if orders + domains > 0 {
+                tracing::info!(orders, domains, "purged");
             }
-            let saw = result(lease, serde_json::json!({ "orders": purged.orders, "domains": purged.domains }));
-            (if purged.is_all { EVERY } else { Duration::ZERO }, Some(saw))
+            let saw = result(lease, serde_json::json!({ "orders": orders, "domains": domains }));
+            Outcome::Wait { until: lease.now() + EVERY, saw: Some(saw) }
         }
         Err(error) => {
             tracing::warn!(error = chain(&error), "purge failed");
-            (AFTER_FAILURE, None)
+            failed(lease, &error)
         }
     };
-    lease.settle(Outcome::Wait { until: lease.now() + pause, saw }).await;
+    lease.settle(outcome).await;
 }
 
-#[derive(Default)]
-struct Purged {
-    orders: u64,
-    domains: u64,
-    is_all: bool,
-}
-
-async fn purge(pool: &PgPool, retain_for: Duration) -> Result<Purged, StoreError> {
-    let mut purged = Purged::default();
-    for _ in 0..MOST_BATCHES {
-        let orders = in_time(async {
+/// How many orders and domains went.
+async fn purge(pool: &PgPool, retain_for: Duration) -> Result<(u64, u64), StoreError> {
+    let (mut orders, mut domains) = (0, 0);
+    let mut after = Some(Cursor::default());
+    while let Some(cursor) = after {
+        let batch = in_time(async {
             let mut tx = pool.begin().await?;
-            let orders = purge::orders(&mut tx, retain_for.as_secs_f64(), BATCH).await?;
+            let batch = purge::orders(&mut tx, retain_for.as_secs_f64(), cursor, BATCH).await?;
             tx.commit().await?;
-            Ok(orders)
+            Ok(batch)
         });
-        let orders = orders.await?;
+        let (deleted, next) = batch.await?;
+        orders += deleted;
+        after = next;
+    }
+    loop {
         // A transaction of its own: domains are locked before orders.
-        let domains = in_time(async {
+        let batch = in_time(async {
             let mut tx = pool.begin().await?;
-            let domains = purge::domains(&mut tx, BATCH).await?;
+            let batch = purge::domains(&mut tx, BATCH).await?;
             tx.commit().await?;
-            Ok(domains)
+            Ok(batch)
         });
-        let domains = domains.await?;
-        purged.orders += orders;
-        purged.domains += domains;
-        if orders < BATCH as u64 && domains < BATCH as u64 {
-            purged.is_all = true;
-            break;
+        let deleted = batch.await?;
+        domains += deleted;
+        if deleted < BATCH as u64 {
+            return Ok((orders, domains));
         }
     }
-    Ok(purged)
 }

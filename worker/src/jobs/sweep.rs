@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use countersign_shared::store::jobs::{self, Outcome};
-use countersign_shared::store::{PgPool, StoreError, in_time};
+use countersign_shared::store::{PgPool, in_time};
 use countersign_shared::telemetry::chain;
 
-use super::result;
+use super::{failed, result};
 use crate::queue::Lease;
 
 const EVERY: Duration = Duration::from_secs(60);
@@ -16,21 +16,18 @@ pub async fn run(pool: &PgPool, lease: &Lease) {
         let mut conn = pool.acquire().await?;
         jobs::enqueue_missing(&mut conn).await
     });
-    let saw = match swept.await {
+    let outcome = match swept.await {
         Ok(found) => {
             if found > 0 {
                 tracing::error!(found, "orders without a job were found and given one; this is a bug");
             }
-            Some(result(lease, serde_json::json!({ "orders": found })))
+            let saw = result(lease, serde_json::json!({ "orders": found }));
+            Outcome::Wait { until: lease.now() + EVERY, saw: Some(saw) }
         }
         Err(error) => {
-            report(&error);
-            None
+            tracing::warn!(error = chain(&error), "sweep failed");
+            failed(lease, &error)
         }
     };
-    lease.settle(Outcome::Wait { until: lease.now() + EVERY, saw }).await;
-}
-
-fn report(error: &StoreError) {
-    tracing::warn!(error = chain(error), "sweep failed");
+    lease.settle(outcome).await;
 }

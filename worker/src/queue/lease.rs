@@ -162,6 +162,8 @@ impl Lease {
             });
             match written.await {
                 Ok(true) => return,
+                // Deleted by a commit whose answer was lost.
+                Ok(false) if matches!(outcome, Outcome::Done) => return,
                 Ok(false) => return self.refused("outcome of this run"),
                 Err(error) if error.is_outage() => {
                     tracing::warn!(error = chain(&error), "outcome not written yet");

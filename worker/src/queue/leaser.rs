@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_shared::store::jobs::{self, Lane, Outcome};
+use countersign_shared::store::jobs::{self, Lane, Outcome, Worker};
 use countersign_shared::store::{PgPool, StoreError, in_time};
 use countersign_shared::telemetry::chain;
 use tokio::sync::{broadcast, mpsc};
@@ -18,8 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub struct Leaser {
     pub pool: PgPool,
-    /// Name of this worker, written to `jobs.leased_by`.
-    pub worker: String,
+    pub worker: Worker,
     pub leases: Arc<Leases>,
     pub slots: Arc<Slots>,
     /// Says that a lane-0 job is there.
@@ -53,9 +52,10 @@ impl Leaser {
 
     /// Returns how long to sleep before the next look.
     async fn claim_what_is_due(&mut self, reach: &mut Reach) -> Result<Duration, StoreError> {
+        let release = reach.is_time_to_release();
         let due_in = in_time(async {
             let mut conn = self.pool.acquire().await?;
-            if reach.leaves_doubt() {
+            if release {
                 let released = jobs::release_unheld(&mut conn, &self.worker, &self.leases.fences()).await?;
                 if released > 0 {
                     tracing::warn!(released, "given back: jobs whose claim was stored and not answered");
@@ -65,6 +65,7 @@ impl Leaser {
         });
         let due_in = due_in.await?;
         reach.succeeded(Instant::now());
+        reach.released(release);
         match due_in {
             Some(secs) if secs <= 0.0 => {}
             Some(secs) => return Ok(Duration::from_secs_f64(secs).min(LOOK_EVERY)),
@@ -112,12 +113,12 @@ struct Reach {
     last: Instant,
     reported: bool,
     /// A claim may have been stored without our knowledge, or may yet be.
-    doubt: bool,
+    doubt: Doubt,
 }
 
 impl Reach {
     fn new(lease_for: Duration, now: Instant) -> Self {
-        Self { lease_for, since: now, last: now, reported: false, doubt: false }
+        Self { lease_for, since: now, last: now, reported: false, doubt: Doubt::None }
     }
 
     fn succeeded(&mut self, now: Instant) {
@@ -127,24 +128,45 @@ impl Reach {
         }
         self.last = now;
         self.reported = false;
-        self.doubt &= !self.is_steady();
     }
 
     /// True the first time after a success.
     fn lost(&mut self) -> bool {
-        self.doubt = true;
+        self.doubt = Doubt::Fresh;
         !std::mem::replace(&mut self.reported, true)
     }
 
-    /// Whether the database was lost less than one lease time ago. Not so after a start: what an earlier process of our name
-    /// held may have ended it, and that counts.
-    fn leaves_doubt(&self) -> bool {
-        self.doubt
+    /// Whether to give back what is leased to us and not held: as soon as the database is back, and again one lease time later,
+    /// for a claim that arrived late. Not after a start: nothing can be leased to this process yet.
+    fn is_time_to_release(&self) -> bool {
+        match self.doubt {
+            Doubt::None => false,
+            Doubt::Fresh => true,
+            Doubt::Late => self.is_steady(),
+        }
+    }
+
+    fn released(&mut self, was_time: bool) {
+        self.doubt = match self.doubt {
+            Doubt::Fresh if was_time => Doubt::Late,
+            Doubt::Late if was_time => Doubt::None,
+            doubt => doubt,
+        };
     }
 
     fn is_steady(&self) -> bool {
         self.last - self.since >= self.lease_for
     }
+}
+
+/// Whether claims may be stored that we do not know of.
+#[derive(Clone, Copy)]
+enum Doubt {
+    None,
+    /// The database was lost a moment ago.
+    Fresh,
+    /// It is back, for less than a lease time.
+    Late,
 }
 
 #[cfg(test)]
@@ -164,11 +186,15 @@ mod tests {
             reach.is_steady()
         };
         assert!(!look_for(8, &mut reach, &mut now));
-        assert!(look_for(1, &mut reach, &mut now) && !reach.leaves_doubt());
+        assert!(look_for(1, &mut reach, &mut now) && !reach.is_time_to_release());
         assert!(reach.lost() && !reach.lost(), "an outage is reported once");
         assert!(!look_for(8, &mut reach, &mut now), "the wait begins again after an outage");
-        assert!(reach.leaves_doubt());
-        assert!(look_for(2, &mut reach, &mut now) && !reach.leaves_doubt());
+        assert!(reach.is_time_to_release());
+        reach.released(true);
+        assert!(!reach.is_time_to_release());
+        assert!(look_for(2, &mut reach, &mut now) && reach.is_time_to_release());
+        reach.released(true);
+        assert!(!reach.is_time_to_release());
         now += lease;
         assert!(!look_for(8, &mut reach, &mut now), "and after a pause of this process");
     }

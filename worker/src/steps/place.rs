@@ -10,21 +10,35 @@ use countersign_shared::model::order::{Authorization, OrderEvent, Placement};
 use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::{StoreError, authorizations, in_time, orders};
 
+use time::OffsetDateTime;
+
 use super::{Step, StepError, StepOutcome, StepResult};
 use crate::acme::{AuthorizationStatus, AuthorizationView, ErrorClass, OrderStatus, PlacedOrder, Turn};
 
 /// A CA that keeps handing out what was just deactivated is asked this often in one run.
 const ROUNDS: usize = 3;
+/// The longest pause until an order that nobody waits for looks for a turn again.
+const STAND_BACK: Duration = Duration::from_secs(6);
 
 pub(super) async fn run(step: &Step<'_>) -> StepResult {
     if let Some(outcome) = keep_retried_order(step).await? {
         return Ok(outcome);
     }
     for _ in 0..ROUNDS {
-        let Some(turn) = turn_in_time(step).await else {
-            let problem = step.problem(ProblemCode::NotPlacedInTime);
-            let problem = problem.because("the certificate authority did not answer in time");
-            return Ok(StepOutcome::Advance(OrderEvent::Cancelled { at: step.now(), problem }));
+        let turn = match step.order.place_by {
+            Some(place_by) => match turn_until(step, place_by).await {
+                Some(turn) => turn,
+                None => {
+                    let problem = step.problem(ProblemCode::NotPlacedInTime);
+                    let problem = problem.because("the certificate authority did not answer in time");
+                    return Ok(StepOutcome::Advance(OrderEvent::Cancelled { at: step.now(), problem }));
+                }
+            },
+            // Nobody waits for it: it must not queue in front of those that somebody waits for.
+            None => match step.tools.acme.turn_now() {
+                Some(turn) => turn,
+                None => return Ok(StepOutcome::WaitUntil(step.now() + STAND_BACK.mul_f64(rand::random()), None)),
+            },
         };
         let placed = match step.tools.acme.place(turn, &step.order.names()).await {
             Ok(placed) => placed,
@@ -33,7 +47,9 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
         match judge(step, &placed).await? {
             Verdict::Ours(authorizations) => return Ok(record(step, placed, authorizations)),
             Verdict::NotYet => {
-                return Ok(StepOutcome::WaitUntil(step.now() + Duration::from_secs(2), None));
+                // Every look is a newOrder: ever more rarely.
+                let pause = (step.waited() / 4).clamp(Duration::from_secs(2), Duration::from_secs(60));
+                return Ok(StepOutcome::WaitUntil(step.now() + pause, None));
             }
             Verdict::NotOurs => {
                 tracing::info!("the CA offers an order or a proof that this domain did not earn: deactivating it");
@@ -51,10 +67,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
 
 /// The turn to send newOrder, unless the caller has stopped waiting by then: an order that nobody wants must not use up
 /// the CA's patience.
-async fn turn_in_time<'a>(step: &Step<'a>) -> Option<Turn<'a>> {
-    let Some(place_by) = step.order.place_by else {
-        return Some(step.tools.acme.turn().await);
-    };
+async fn turn_until<'a>(step: &Step<'a>, place_by: OffsetDateTime) -> Option<Turn<'a>> {
     let left = Duration::try_from(place_by - step.now()).ok().filter(|left| !left.is_zero())?;
     tokio::time::timeout(left, step.tools.acme.turn()).await.ok()
 }

@@ -57,7 +57,7 @@ pub async fn list(conn: &mut PgConnection, filter: &JobFilter, limit: u16) -> Re
              AND ($3::smallint IS NULL OR lane = $3)
              AND ($4::text IS NULL OR leased_by = $4)
              AND ($5::text IS NULL OR "domain_name?" = lower($5))
-             AND (NOT $6 OR attempts > 0 OR last_result ? 'failure')
+             AND (NOT $6 OR last_result ? 'failure')
              AND id > $7
            ORDER BY id LIMIT $8"#,
         &states,
@@ -144,7 +144,7 @@ pub async fn counts(conn: &mut PgConnection) -> Result<Vec<JobCount>, StoreError
                count(*) FILTER (WHERE leased_by IS NOT NULL AND due_at > now()) AS "leased!",
                count(*) FILTER (WHERE leased_by IS NOT NULL AND due_at <= now()) AS "lost!",
                count(*) FILTER (WHERE parked_at IS NOT NULL) AS "parked!",
-               count(*) FILTER (WHERE attempts > 0 OR last_result ? 'failure') AS "failing!",
+               count(*) FILTER (WHERE last_result ? 'failure') AS "failing!",
                extract(epoch FROM now() - min(due_at) FILTER (WHERE parked_at IS NULL AND due_at <= now()))::float8 AS lag_secs
            FROM jobs GROUP BY kind, lane ORDER BY kind, lane"#
     )

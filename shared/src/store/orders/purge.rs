@@ -3,28 +3,56 @@
 //! A certificate that was issued stays as long as its domain does.
 
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use super::super::StoreError;
 
-/// Deletes at most `limit` orders that ended longer than `retain_secs` ago, with their events and authorizations, and the
-/// certificate rows that they left unissued. Returns how many.
+/// Where a batch ended: what has to stay must not be read again by the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor {
+    ended_at: OffsetDateTime,
+    id: i64,
+}
+
+impl Default for Cursor {
+    /// Before everything.
+    fn default() -> Self {
+        Self { ended_at: OffsetDateTime::UNIX_EPOCH, id: 0 }
+    }
+}
+
+/// Looks at `limit` orders that ended longer than `retain_secs` ago, after the cursor, and deletes them, with their events and
+/// authorizations and the certificate rows that they left unissued. Returns how many went, and where the next batch begins.
 ///
 /// What a failed domain shows as its failure stays: without it nobody could retry.
-pub async fn orders(conn: &mut PgConnection, retain_secs: f64, limit: i64) -> Result<u64, StoreError> {
+pub async fn orders(
+    conn: &mut PgConnection,
+    retain_secs: f64,
+    after: Cursor,
+    limit: i64,
+) -> Result<(u64, Option<Cursor>), StoreError> {
     let old = sqlx::query!(
-        "SELECT o.id, o.certificate_id FROM orders o JOIN domains d ON d.id = o.domain_id
-         WHERE o.cleaned_up_at IS NOT NULL AND o.ended_at < now() - make_interval(secs => $1)
-           AND NOT EXISTS (SELECT FROM jobs j WHERE j.order_id = o.id)
-           AND NOT (d.status = 'failed' AND d.deleted_at IS NULL AND o.id = (
-               SELECT max(shown.id) FROM orders shown
-               WHERE shown.domain_id = o.domain_id AND shown.state IN ('failed', 'cancelled') AND shown.placed_at IS NOT NULL))
-         ORDER BY o.ended_at LIMIT $2 FOR UPDATE OF o SKIP LOCKED",
+        r#"SELECT o.id, o.certificate_id, o.ended_at AS "ended_at!",
+               NOT EXISTS (SELECT FROM jobs j WHERE j.order_id = o.id)
+               AND NOT (d.status = 'failed' AND d.deleted_at IS NULL AND o.id = (
+                   SELECT max(shown.id) FROM orders shown
+                   WHERE shown.domain_id = o.domain_id AND shown.state IN ('failed', 'cancelled')
+                     AND shown.placed_at IS NOT NULL)) AS "may_go!"
+           FROM orders o JOIN domains d ON d.id = o.domain_id
+           WHERE o.cleaned_up_at IS NOT NULL AND o.ended_at < now() - make_interval(secs => $1)
+             AND (o.ended_at, o.id) > ($2, $3)
+           ORDER BY o.ended_at, o.id LIMIT $4 FOR UPDATE OF o SKIP LOCKED"#,
         retain_secs,
+        after.ended_at,
+        after.id,
         limit
     )
     .fetch_all(&mut *conn)
     .await?;
-    let (ids, certificates): (Vec<i64>, Vec<i64>) = old.iter().map(|row| (row.id, row.certificate_id)).unzip();
+    let next =
+        old.last().filter(|_| old.len() as i64 == limit).map(|row| Cursor { ended_at: row.ended_at, id: row.id });
+    let (ids, certificates): (Vec<i64>, Vec<i64>) =
+        old.iter().filter(|row| row.may_go).map(|row| (row.id, row.certificate_id)).unzip();
     let deleted = sqlx::query!("DELETE FROM orders WHERE id = ANY($1)", &ids).execute(&mut *conn).await?;
     sqlx::query!(
         "DELETE FROM certificates c WHERE c.id = ANY($1) AND c.state IN ('failed', 'cancelled')
@@ -33,7 +61,7 @@ pub async fn orders(conn: &mut PgConnection, retain_secs: f64, limit: i64) -> Re
     )
     .execute(conn)
     .await?;
-    Ok(deleted.rows_affected())
+    Ok((deleted.rows_affected(), next))
 }
 
 /// Deletes at most `limit` deleted domains whose orders are all cleaned up, with everything that belongs to them. Returns how
