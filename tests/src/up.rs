@@ -67,8 +67,12 @@ pub async fn up(apis: usize, workers: usize, fresh: bool) -> Result<()> {
     fs::write(state_file(&folder), serde_json::to_vec_pretty(&state)?)?;
 
     let started = state.plan.start_missing(&processes, &[]).await;
-    let started =
-        started.with_context(|| format!("the stack is incomplete; logs are in {}", folder.join("logs").display()))?;
+    let started = started.with_context(|| {
+        format!(
+            "the stack is incomplete; logs are in {}, and `make down` stops what is there",
+            folder.join("logs").display()
+        )
+    })?;
     let env_file = folder.join("env");
     fs::write(&env_file, assignments(&state.plan))?;
     match started.as_slice() {

@@ -122,6 +122,9 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
         request.id = lease.job.request_id,
     );
     async {
+        if let Some(lost_by) = &lease.job.lost_by {
+            tracing::warn!(lost_by, "taken over from a worker that was lost");
+        }
         let run = async {
             match lease.job.kind {
                 JobKind::PollChallenge { order_id } => advance.run(&lease, order_id).await,

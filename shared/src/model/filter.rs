@@ -35,7 +35,7 @@ pub struct OrderFilter {
     pub domain: Option<String>,
 
     /// Changed within this time, such as 2h
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, value_parser = length, value_name = "TIME")]
     #[serde(deserialize_with = "optional_length")]
     pub since: Option<Duration>,
 
@@ -58,14 +58,9 @@ pub struct OrderFilter {
 }
 
 impl OrderFilter {
-    /// Whether it selects every order, a page of them at a time.
+    /// Whether it selects orders of every domain, a page of them at a time.
     pub fn is_empty(&self) -> bool {
-        self.state.is_empty()
-            && self.code.is_none()
-            && self.domain.is_none()
-            && self.since.is_none()
-            && !self.parked
-            && !self.newest
+        self.state.is_empty() && self.code.is_none() && self.domain.is_none() && self.since.is_none() && !self.parked
     }
 }
 
@@ -160,7 +155,11 @@ where
 }
 
 fn optional_length<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    humantime::parse_duration(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
+    length(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
+}
+
+fn length(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a length of time such as 2h or 30min".to_owned())
 }
 
 fn limit<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {

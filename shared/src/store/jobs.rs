@@ -64,6 +64,8 @@ pub struct ClaimedJob {
     pub attempts: i32,
     /// Failures in a row, counted or not, for the backoff.
     pub failures: u32,
+    /// The worker that had it and was lost.
+    pub lost_by: Option<String>,
     /// The database's time at the claim.
     pub claimed_at: OffsetDateTime,
     /// Id of the request that enqueued it.
@@ -102,13 +104,16 @@ pub async fn claim(
     let rows = sqlx::query!(
         r#"UPDATE jobs SET lease = lease + 1, leased_by = $2, lease_process = $6,
                due_at = now() + make_interval(secs => $3), woken = false,
-               attempts = attempts + (leased_by IS NOT NULL)::int
+               attempts = attempts + (leased_by IS NOT NULL)::int,
+               last_result = CASE WHEN leased_by IS NULL THEN last_result
+                   ELSE coalesce(last_result, '{}') || jsonb_build_object('lost', jsonb_build_object('at', now(), 'by', leased_by)) END
            WHERE id = ANY(ARRAY(
                SELECT id FROM jobs
                WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR $5)
                  AND kind IN ('poll-challenge', 'sweep', 'purge')
                ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED))
            RETURNING id, kind, order_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
+               CASE WHEN (last_result #>> '{lost,at}')::timestamptz = now() THEN last_result #>> '{lost,by}' END AS lost_by,
                now() AS "claimed_at!", trace_context ->> 'request_id' AS request_id"#,
         lane as i16,
         worker.name,
@@ -133,6 +138,7 @@ pub async fn claim(
                 lane,
                 attempts: row.attempts,
                 failures: row.failures.and_then(|failures| failures.try_into().ok()).unwrap_or(0),
+                lost_by: row.lost_by,
                 claimed_at: row.claimed_at,
                 request_id: row.request_id,
             })

@@ -141,7 +141,10 @@ async fn tables_for_people_and_lines_for_scripts() {
 
     let table = ctl(&url, &["jobs", "list"]).await.ended(0).out;
     let header: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(header, ["JOB", "KIND", "LANE", "STATE", "DUE", "WORKER", "FAILURES", "DOMAIN", "ORDER"]);
+    assert_eq!(
+        header,
+        ["JOB", "KIND", "LANE", "STATE", "DUE,", "LEASED", "UNTIL", "WORKER", "FAILURES", "DOMAIN", "ORDER"]
+    );
     let lost = table.lines().find(|line| line.contains("f.example.com")).unwrap();
     assert!(lost.contains("lost") && lost.contains("worker-8") && lost.contains(&orders[6]), "{lost}");
 

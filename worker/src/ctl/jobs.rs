@@ -112,7 +112,7 @@ impl List {
         if self.json {
             print_json(&serde_json::json!({ "jobs": jobs, "next_after": next_after }))?;
         } else {
-            let header = ["JOB", "KIND", "LANE", "STATE", "DUE", "WORKER", "FAILURES", "DOMAIN", "ORDER"];
+            let header = ["JOB", "KIND", "LANE", "STATE", "DUE, LEASED UNTIL", "WORKER", "FAILURES", "DOMAIN", "ORDER"];
             print_table(&header, jobs.iter().map(row))?;
             print_more("after", next_after)?;
         }

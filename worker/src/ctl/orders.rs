@@ -10,6 +10,8 @@ use countersign_shared::operator::{self, Deed, NewIds};
 use countersign_shared::store::orders::overview::{self, OrderLine, OrderStory};
 use countersign_shared::store::{Connection as _, PgConnection};
 
+use serde_json::Value;
+
 use super::output::{Ended, Report, at, at_or_none, or_none, print, print_json, print_more, print_table, wrong_usage};
 use super::{REQUEST_ID, connect};
 
@@ -111,7 +113,7 @@ fn row(order: &OrderLine) -> Vec<String> {
     let job = match (order.due_at, order.parked_at, &order.leased_by) {
         (None, ..) => "-".to_owned(),
         (_, Some(parked_at), _) => format!("parked {}", at(parked_at)),
-        (Some(until), _, Some(worker)) => format!("with {worker}, leased until {}", at(until)),
+        (Some(until), _, Some(worker)) => format!("with {worker} until {}", at(until)),
         (Some(due_at), ..) => format!("due {}", at(due_at)),
     };
     vec![
@@ -154,6 +156,7 @@ fn print_story(order: &OrderStory) -> anyhow::Result<()> {
         ("record seen", at_or_none(order.seen_at)),
         ("ended", at_or_none(order.ended_at)),
         ("cleaned up", at_or_none(order.cleaned_up_at)),
+        ("CA", or_none(order.directory.as_ref())),
         ("CA's order", or_none(order.acme_url.as_ref())),
     ];
     facts.extend(order.retry_of.clone().map(|id| ("retry of", id)));
@@ -171,10 +174,13 @@ fn print_story(order: &OrderStory) -> anyhow::Result<()> {
         facts.push(("serial", format!("{serial_number}, until {}", at_or_none(certificate.not_after))));
     }
     if let Some(job) = &order.job {
-        let worker = job.leased_by.as_ref().map_or(String::new(), |worker| format!(", with {worker}"));
-        let attempts = format!("{} counted failures", job.attempts);
-        facts.push(("job", format!("{} ({}, due {}{worker}, {attempts})", job.id, job.state, at(job.due_at))));
-        facts.extend(job.last_result.as_ref().map(|result| ("last run", result.to_string())));
+        let where_to = match &job.leased_by {
+            Some(worker) => format!("with {worker} until"),
+            None => "due".to_owned(),
+        };
+        facts.push(("job", format!("{} ({}, {where_to} {})", job.id, job.state, at(job.due_at))));
+        facts.push(("failures", format!("{} counted since it last advanced", job.attempts)));
+        facts.extend(job.last_result.iter().flat_map(last_runs));
     }
     for (what, value) in facts {
         print(&format!("{what:<14}{value}"))?;
@@ -190,10 +196,31 @@ fn print_story(order: &OrderStory) -> anyhow::Result<()> {
     print_table(&["AT", "EVENT", "STATE", "BY", "DETAIL"], rows)
 }
 
+/// What the job's last runs left, each with its time: what DNS showed, what failed, who was lost.
+fn last_runs(result: &Value) -> Vec<(&'static str, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut lines = Vec::new();
+    if !result["result"].is_null() {
+        let seen = format!("{}  {}: {}", text(&result["at"]), text(&result["result"]), text(&result["detail"]));
+        lines.push(("last look-up", seen));
+    }
+    if !result["failure"].is_null() {
+        lines.push((
+            "last failure",
+            format!("{}  {}", text(&result["failure"]["at"]), text(&result["failure"]["detail"])),
+        ));
+    }
+    if !result["lost"].is_null() {
+        lines.push(("last lost", format!("{}  by {}", text(&result["lost"]["at"]), text(&result["lost"]["by"]))));
+    }
+    lines.extend(result["parked"].as_str().map(|why| ("parked", why.to_owned())));
+    lines
+}
+
 impl Change {
     async fn run(self, verb: Verb) -> anyhow::Result<Ended> {
         let by_filter = self.ids.is_empty();
-        let is_paged = self.filter.limit.is_some() || self.filter.before.is_some();
+        let is_paged = self.filter.newest || self.filter.limit.is_some() || self.filter.before.is_some();
         match (by_filter, self.filter.is_empty()) {
             (false, is_empty) if !is_empty || is_paged => wrong_usage("name orders or give a filter, not both"),
             (true, true) => wrong_usage("name orders, or give a filter that says which ones are meant"),

@@ -83,7 +83,7 @@ impl<T: Serialize + ToString> Report<T> {
             for line in &self.results {
                 print(&format!("{}  {}", line.id.to_string(), said(line.deed.as_ref())))?;
             }
-            let what = if self.dry_run { "selected, nothing was changed" } else { "in all" };
+            let what = if self.dry_run { "in all, nothing was changed" } else { "in all" };
             let rest = self.next.as_ref().map_or(String::new(), |Next { flag, value }| {
                 format!("; there are more: repeat this with --{flag} {}", value.to_string())
             });
@@ -102,7 +102,7 @@ impl<T: Serialize + ToString> Report<T> {
 
 fn said(deed: Option<&Deed>) -> String {
     match deed {
-        None => "would be tried".to_owned(),
+        None => "selected".to_owned(),
         Some(Deed::NewOrder { new_order_id }) => format!("order {new_order_id} takes its place"),
         Some(Deed::Due) => "its job is due now".to_owned(),
         Some(Deed::CleanUp { reason }) => format!("its clean-up is due now; no new order: {reason}"),
