@@ -21,11 +21,12 @@ async fn events_by(stack: &Stack, worker: &str) -> i64 {
 }
 
 async fn worker_1_is_cut_off(cut: Cut) {
-    let stack = Stack::builder().workers(2).postgres_front_of("worker-1").setting("LEASE_FOR", "2s").start().await;
+    let stack = Stack::builder().workers(2).postgres_front_of("worker-1").setting("LEASE_FOR", "2s");
+    let stack = stack.not_yet("worker-2").start().await;
     let front = stack.postgres_front_of("worker-1");
-    let domains = pending_domains(&stack, &names(12)).await;
-    let holders = hold_in_respond(&stack, &domains).await;
-    assert!(holders.iter().any(|holder| holder == "worker-1"), "worker-1 holds nothing: {holders:?}");
+    let domains = pending_domains(&stack, &names(6)).await;
+    hold_in_respond(&stack, &domains).await;
+    stack.restart("worker-2").await;
 
     match cut {
         Cut::Refused => {

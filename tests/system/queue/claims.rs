@@ -185,6 +185,7 @@ async fn a_claim_from_200_000_rows_reads_one_index_in_order() {
             .bind(LEASE)
             .bind(32i64)
             .bind(may_take_lost)
+            .bind(7i64)
             .fetch_all(&mut conn)
             .await
             .unwrap();
