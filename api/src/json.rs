@@ -36,6 +36,12 @@ fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &Received) -> Result<se
     Ok(serde_json::from_slice::<NoDoubledKeys>(bytes).and_then(|_| serde_json::from_slice(bytes)))
 }
 
+/// A strictly read object, whatever the headers say; None when it is none.
+pub(crate) fn object(bytes: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {
+    serde_json::from_slice::<NoDoubledKeys>(bytes).ok()?;
+    serde_json::from_slice(bytes).ok()
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     text.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))

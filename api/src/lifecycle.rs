@@ -1,6 +1,7 @@
 //! The `/domains` surface: the life cycle of one domain, as documented.
 
 mod cancel;
+pub(crate) mod deletion;
 pub(crate) mod error;
 pub(crate) mod handlers;
 mod issue;

@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
 
@@ -82,15 +82,18 @@ impl Places {
     }
 }
 
-pub(crate) async fn hold(State(places): State<Places>, request: Request, next: Next) -> Response {
+/// How a surface says that something is wrong.
+pub(crate) type Say = fn(ApiError) -> Response;
+
+pub(crate) async fn hold(State((places, say)): State<(Places, Say)>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(Received::read(body).await);
     let Ok(_place) = places.0.try_acquire() else {
-        return ApiError::Unavailable("too many requests are being answered; try again").into_response();
+        return say(ApiError::Unavailable("too many requests are being answered; try again"));
     };
     let answer = next.run(Request::from_parts(parts, Body::empty()));
     match tokio::time::timeout(ANSWER_WITHIN, answer).await {
         Ok(response) => response,
-        Err(_) => ApiError::Unavailable("the request could not be answered in time").into_response(),
+        Err(_) => say(ApiError::Unavailable("the request could not be answered in time")),
     }
 }

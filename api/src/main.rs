@@ -13,6 +13,7 @@ mod request_id;
 mod routes;
 mod serve;
 mod settings;
+mod v2;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::lifecycle::App;
 use crate::limits::Places;
 use crate::settings::Settings;
+use crate::v2::{Rates, V2};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -76,14 +78,20 @@ async fn run() -> anyhow::Result<()> {
 
     let app = Arc::new(App {
         lookup: settings.dns.lookup()?,
-        pool,
+        pool: pool.clone(),
         orders_moved,
         place_wait: settings.place_wait,
         allow_special_use_names: settings.allow_special_use_names,
     });
     tracing::info!(address = %settings.server_addr, version = env!("CARGO_PKG_VERSION"), "ready");
     started.set();
-    let router = routes::router(app, auth_token, Places::new(settings.max_requests.into()));
+    let rates = Arc::new(Rates::start(&pool, settings.rate_limit).await.context("cannot read the database's time")?);
+    tasks.spawn({
+        let (rates, pool, stop) = (Arc::clone(&rates), pool.clone(), stop.clone());
+        async move { rates.share(&pool, stop).await }
+    });
+    let v2 = Arc::new(V2 { pool, rates, allow_special_use_names: settings.allow_special_use_names });
+    let router = routes::public(app, auth_token, v2, Places::new(settings.max_requests.into()));
     serve::serve(listener, router, settings.max_connections.into(), stop, settings.shutdown_grace).await;
     tracing::info!("stopped");
     Ok(())

@@ -1,5 +1,6 @@
 //! The API's description, OpenAPI 3.1, from the handlers and wire types themselves; and a page for people.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
@@ -8,6 +9,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use crate::lifecycle::handlers;
+use crate::v2::{self, certificates, identity};
 
 /// The one error body.
 #[derive(ToSchema)]
@@ -15,6 +17,43 @@ use crate::lifecycle::handlers;
 pub(crate) struct Error {
     /// What is wrong, for a person.
     error: String,
+}
+
+/// The error body of `/v2`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its shape is used")]
+pub(crate) struct V2Error {
+    /// What is wrong, for a person.
+    message: String,
+    /// What is wrong about each field of the body.
+    errors: Option<BTreeMap<String, Vec<String>>>,
+}
+
+/// What every call of `/v2` may answer.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only its shape is used")]
+pub(crate) enum AnyV2Call {
+    /// The request is wrong, or the state does not allow it
+    #[response(status = 400)]
+    BadRequest(V2Error),
+    /// The token is missing, unknown, expired or revoked
+    #[response(status = 401)]
+    Unauthorized(V2Error),
+    /// The token has not the scope
+    #[response(status = 403)]
+    Forbidden(V2Error),
+    /// There is no such thing in the token's account
+    #[response(status = 404)]
+    NotFound(V2Error),
+    /// The account's quota of this hour is used up
+    #[response(status = 429)]
+    TooMany(V2Error),
+    /// The call failed; what was asked for is not half done
+    #[response(status = 500)]
+    Internal(V2Error),
+    /// The service is busy or its database away; try again after `Retry-After`
+    #[response(status = 503)]
+    Unavailable(V2Error),
 }
 
 /// What every call may answer.
@@ -49,11 +88,27 @@ pub(crate) enum AnyCall {
         handlers::issue,
         handlers::check,
         handlers::retry,
-        handlers::certificate
+        handlers::certificate,
+        identity::whoami,
+        identity::accounts,
+        v2::domains::list,
+        v2::domains::create,
+        v2::domains::show,
+        v2::domains::delete,
+        certificates::list,
+        certificates::show,
+        certificates::download,
+        certificates::private_key,
+        certificates::challenges,
+        certificates::order,
+        certificates::issue
     ),
     tags(
         (name = "Domains", description = "Registration and ownership."),
-        (name = "Certificates", description = "Issuance and what is known of the result.")
+        (name = "Certificates", description = "Issuance and what is known of the result."),
+        (name = "Identity", description = "`/v2` is compatible with DNSimple's clients. Every call needs a token."),
+        (name = "Domains of an account", description = "The minimum that certificates need."),
+        (name = "Certificates of an account", description = "Ordered, then issued in the background, then downloaded.")
     ),
     modifiers(&BearerToken)
 )]
@@ -110,7 +165,7 @@ mod tests {
         assert_eq!(description["openapi"], "3.1.0");
         let paths = description["paths"].as_object().unwrap();
         let calls: Vec<_> = paths.values().flat_map(|path| path.as_object().unwrap().values()).collect();
-        assert_eq!(calls.len(), 9);
+        assert_eq!(calls.len(), 22);
         for call in calls {
             for status in ["401", "500", "503"] {
                 assert!(call["responses"][status]["content"]["application/json"].is_object(), "{call}");

@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use countersign_shared::config::Secret;
@@ -40,8 +40,10 @@ pub(crate) fn router(pool: PgPool, token: Option<Secret>) -> Router {
         .route("/jobs/{id}/retry", guarded(post(jobs::retry)))
         .route("/jobs/retry", guarded(post(jobs::retry_many)))
         .layer(middleware::from_fn_with_state(asks_for_token, refuse_pages))
+        .fallback(async || ApiError::NotFound("no such route"))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(Arc::new(pool));
-    routes::layered(routes, Places::new(MAX_REQUESTS))
+    routes::layered(routes, Places::new(MAX_REQUESTS), IntoResponse::into_response)
 }
 
 /// A page that an operator's browser shows must not retry or read anything here: neither by a request across sites, nor, where

@@ -1,13 +1,12 @@
 //! The table of routes, and what every request passes through. Read this first.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use axum::http::HeaderValue;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Router, middleware};
 use countersign_shared::config::Secret;
@@ -15,11 +14,16 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::auth::{self, BearerToken};
 use crate::lifecycle::{App, error::ApiError, handlers};
-use crate::limits::{self, Places};
+use crate::limits::{self, Places, Say};
+use crate::v2::{self, V2};
 use crate::{openapi, request_id};
 
-/// The public listener's.
-pub(crate) fn router(app: Arc<App>, auth_token: Option<Secret>, places: Places) -> Router {
+/// The public listener's: `/domains` and `/v2`, each with its own errors.
+pub(crate) fn public(app: Arc<App>, auth_token: Option<Secret>, v2: Arc<V2>, places: Places) -> Router {
+    domains(app, auth_token, places.clone()).nest("/v2", v2::router(v2, places))
+}
+
+fn domains(app: Arc<App>, auth_token: Option<Secret>, places: Places) -> Router {
     let guarded = guard(auth_token);
     let routes = Router::new()
         .route("/domains", guarded(get(handlers::list).post(handlers::register)))
@@ -32,7 +36,10 @@ pub(crate) fn router(app: Arc<App>, auth_token: Option<Secret>, places: Places) 
         .route("/openapi.json", get(openapi::json))
         .route("/docs", get(openapi::page))
         .with_state(app);
-    layered(routes, places)
+    let routes = routes
+        .fallback(async || ApiError::NotFound("no such route"))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+    layered(routes, places, IntoResponse::into_response)
 }
 
 /// Asks for the token, if there is one: on each method rather than on the router, so that an unknown path is 404 and a wrong
@@ -47,13 +54,13 @@ pub(crate) fn guard<S: Clone + Send + Sync + 'static>(
     }
 }
 
-/// What every request passes through, from the last line to the first.
-pub(crate) fn layered(routes: Router, places: Places) -> Router {
+/// What every request passes through, from the last line to the first. `say`: an error of these layers, in the words of the
+/// surface.
+pub(crate) fn layered(routes: Router, places: Places, say: Say) -> Router {
     routes
-        .fallback(async || ApiError::NotFound("no such route"))
-        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(places, limits::hold))
+        // The panic itself is logged by the hook in `telemetry`.
+        .layer(CatchPanicLayer::custom(move |_| say(ApiError::Internal("an internal error".to_owned()))))
+        .layer(middleware::from_fn_with_state((places, say), limits::hold))
         .layer(middleware::map_response(set_security_headers))
         .layer(middleware::from_fn(request_id::assign_and_log))
 }
@@ -68,9 +75,4 @@ async fn set_security_headers(mut response: Response) -> Response {
     let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
     headers.entry(CONTENT_SECURITY_POLICY).or_insert(nothing);
     response
-}
-
-/// The panic itself is logged by the hook in `telemetry`.
-fn panicked(_: Box<dyn Any + Send>) -> Response {
-    ApiError::Internal("an internal error".to_owned()).into_response()
 }

@@ -26,6 +26,10 @@ pub(crate) struct Settings {
     #[arg(long, env = "AUTH_TOKEN_FILE", value_name = "PATH")]
     pub(crate) auth_token_file: Option<PathBuf>,
 
+    /// Requests an account may make to /v2 in an hour, over all its tokens; 0: as many as it likes
+    #[arg(long, env = "RATE_LIMIT", default_value_t = 2400)]
+    pub(crate) rate_limit: u64,
+
     /// How long issue-certificate and retry wait for a worker to place the order: 100ms to 25s
     #[arg(long, env = "PLACE_WAIT", default_value = "10s", value_parser = parse_place_wait)]
     pub(crate) place_wait: Duration,

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no async, no clock, nothing of ours outside this folder. Time comes in as an argument.
 
 pub mod certificate;
+pub mod certificate_names;
 pub mod challenge;
 pub mod domain;
 pub mod filter;
@@ -11,3 +12,4 @@ pub mod ids;
 pub mod order;
 pub mod problem;
 pub mod schedule;
+pub mod scope;

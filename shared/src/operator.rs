@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::model::certificate::KeyAlgorithm;
 use crate::model::domain::DomainStatus;
 use crate::model::ids::PublicId;
-use crate::model::order::{Order, OrderEvent, OrderState};
+use crate::model::order::{Order, OrderEvent, OrderOrigin, OrderState};
 use crate::model::problem::{OrderProblem, ProblemCode};
 use crate::store::jobs::{self, Lane, overview};
 use crate::store::orders::{self, NewOrder};
@@ -83,6 +83,9 @@ pub async fn retry_order(
     let Some(domain) = domain else {
         return in_vain("its domain is deleted");
     };
+    if order.origin != OrderOrigin::Challenge {
+        return in_vain("its certificate has failed for good; its client has to order another");
+    }
     match orders::newest_of_domain(conn, order.domain_id).await? {
         Some((newest, _)) if newest == order.id => {}
         Some((_, newest)) => return in_vain(&format!("order {newest} of the same domain is newer")),
@@ -97,6 +100,8 @@ pub async fn retry_order(
         public_id: &new.order,
         domain_id: domain.id,
         certificate_id,
+        origin: OrderOrigin::Challenge,
+        presenter: order.presenter,
         place_by_secs: None,
         retry_of: Some(order.id),
         actor: ACTOR,

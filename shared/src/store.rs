@@ -3,7 +3,9 @@
 //! Every function states one intent and takes a connection; callers own the transaction. Lock order, everywhere:
 //! domain row, order row, job row.
 
+pub mod accounts;
 pub mod acme_accounts;
+pub mod api_tokens;
 pub mod authorizations;
 pub mod certificates;
 pub mod domains;
@@ -12,11 +14,16 @@ pub mod jobs;
 pub mod notifications;
 pub mod order_events;
 pub mod orders;
+pub mod request_counts;
 pub mod schema;
+pub mod sorting;
 
 pub use error::StoreError;
 pub use sqlx::Connection;
 pub use sqlx::postgres::{PgConnection, PgPool};
+
+/// A connection that goes back to its pool.
+pub type PoolConnection = sqlx::pool::PoolConnection<sqlx::Postgres>;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,9 @@ struct State {
     plan: Plan,
     /// Outside of the checkout, where Postgres' user can go.
     data_folder: PathBuf,
+    /// Of account 1, for `/v2`; None until the database is there.
+    #[serde(default)]
+    api_token: Option<String>,
 }
 
 /// Starts what is not running, and waits until it serves.
@@ -45,7 +49,7 @@ pub async fn up(apis: usize, workers: usize, fresh: bool) -> Result<()> {
             let data_folder = folder::temporary()?;
             let mut plan = Plan::new(&folder, &data_folder, true, Settings::new())?;
             plan.settings = DEFAULTS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-            State { plan, data_folder }
+            State { plan, data_folder, api_token: None }
         }
     };
     let given = environment::our_settings();
@@ -73,8 +77,14 @@ pub async fn up(apis: usize, workers: usize, fresh: bool) -> Result<()> {
             folder.join("logs").display()
         )
     })?;
+    let api_token = match state.api_token.take() {
+        Some(token) => token,
+        None => first_token(&state.plan)?,
+    };
     let env_file = folder.join("env");
-    fs::write(&env_file, assignments(&state.plan))?;
+    fs::write(&env_file, assignments(&state.plan, &api_token))?;
+    state.api_token = Some(api_token);
+    fs::write(state_file(&folder), serde_json::to_vec_pretty(&state)?)?;
     match started.as_slice() {
         [] => println!("Everything is running already."),
         names => println!("Started {}.", names.join(", ")),
@@ -138,13 +148,29 @@ fn remove(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Account 1 gets its records published by us, so that a client which knows nothing of challenges gets its certificate; and a
+/// token.
+fn first_token(plan: &Plan) -> Result<String> {
+    let ctl = |arguments: &[&str]| -> Result<Vec<u8>> {
+        let mut command = Command::new(checkout::binary("countersignctl")?);
+        let output = command.args(arguments).env("DATABASE_URL", plan.database_url()).output()?;
+        ensure!(output.status.success(), "countersignctl: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(output.stdout)
+    };
+    ctl(&["accounts", "presenter", "1", "test-dns"])?;
+    let token = ctl(&["tokens", "create", "1", "--name", "make up"])?;
+    Ok(String::from_utf8(token)?.trim().to_owned())
+}
+
 /// Shell assignments that tell a script how to reach everything.
-fn assignments(plan: &Plan) -> String {
+fn assignments(plan: &Plan, api_token: &str) -> String {
     let urls = plan.api_urls();
     let mut variables = vec![
         ("API_URL", urls.first().cloned().unwrap_or_default()),
         ("API_URLS", urls.join(" ")),
         ("ADMIN_URL", plan.admin_url("api-1").unwrap_or_default()),
+        ("API_TOKEN", api_token.to_owned()),
+        ("ACCOUNT_ID", "1".to_owned()),
         ("DATABASE_URL", plan.database_url()),
         ("ACME_DIRECTORY", plan.pebble.directory()),
         ("ACME_CA_FILE", plan.pebble.https_root_file().display().to_string()),

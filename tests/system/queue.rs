@@ -14,12 +14,12 @@ use countersign_shared::model::certificate::{KeyAlgorithm, KeyAndCsr};
 use countersign_shared::model::domain::{DomainStatus, verification_token};
 use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
-use countersign_shared::model::order::{Authorization, Order, OrderEvent, Placement};
+use countersign_shared::model::order::{Authorization, Order, OrderEvent, OrderOrigin, Placement, Presenter};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::store::domains::NewDomain;
 use countersign_shared::store::jobs::{self, ClaimedJob, Fence, JobKind, Lane, Outcome, Renewal, Worker};
 use countersign_shared::store::orders::NewOrder;
-use countersign_shared::store::{StoreError, certificates, domains, notifications, orders};
+use countersign_shared::store::{StoreError, accounts, certificates, domains, notifications, orders};
 use countersign_tests::checkout;
 use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
@@ -82,6 +82,7 @@ fn public_id(number: u8) -> PublicId {
 async fn verified_domain(conn: &mut PgConnection, number: u8) -> i64 {
     let (name, token) = (name(&format!("shop-{number}")), verification_token([number; 32]));
     let new = NewDomain {
+        account_id: accounts::DEFAULT,
         public_id: &public_id(number),
         name: &name,
         supplied_name: name.as_str(),
@@ -108,6 +109,8 @@ async fn insert_order(conn: &mut PgConnection, number: u8, domain: i64, certific
         public_id: &public_id(number),
         domain_id: domain,
         certificate_id: certificate,
+        origin: OrderOrigin::Challenge,
+        presenter: Presenter::Manual,
         place_by_secs: Some(10.0),
         retry_of: None,
         actor: "api",

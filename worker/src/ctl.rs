@@ -1,10 +1,12 @@
 //! `countersignctl`: what an operator can do besides starting and stopping processes. One file per noun.
 
+mod accounts;
 mod acme_account;
 mod jobs;
 mod migrate;
 mod orders;
 mod output;
+mod tokens;
 
 use clap::{Parser, Subcommand};
 use countersign_shared::config::DatabaseAddress;
@@ -35,6 +37,12 @@ enum Verb {
     /// See the queue; retry and park its jobs
     #[command(subcommand)]
     Jobs(jobs::Jobs),
+    /// The accounts of /v2
+    #[command(subcommand)]
+    Accounts(accounts::Accounts),
+    /// The bearer tokens of /v2
+    #[command(subcommand)]
+    Tokens(tokens::Tokens),
     /// The ACME account that all orders share
     #[command(subcommand)]
     AcmeAccount(acme_account::AcmeAccount),
@@ -54,6 +62,8 @@ impl Command {
             Verb::Migrate(migrate) => migrate.run().await.map(|()| Ended::Done),
             Verb::Orders(orders) => orders.run().await,
             Verb::Jobs(jobs) => jobs.run().await,
+            Verb::Accounts(accounts) => accounts.run().await,
+            Verb::Tokens(tokens) => tokens.run().await,
             Verb::AcmeAccount(account) => account.run().await.map(|()| Ended::Done),
         }
     }

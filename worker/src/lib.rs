@@ -7,6 +7,7 @@ pub mod advance;
 pub mod ctl;
 pub mod jobs;
 pub mod keys;
+pub mod presenters;
 pub mod queue;
 pub mod runtime;
 pub mod settings;

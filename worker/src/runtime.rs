@@ -148,6 +148,7 @@ impl Tools {
             acme: crate::acme::Acme::new(settings.acme.settings()?, pool.clone())?,
             lookup: settings.dns.lookup()?,
             keys: crate::keys::KeyMaker::new(),
+            presenters: crate::presenters::Presenters::new(settings.test_dns_management_url.as_ref())?,
             poll_interval: settings.poll_interval,
             poll_timeout: settings.poll_timeout,
             confirm_grace: settings.confirm_grace,

@@ -59,6 +59,10 @@ pub struct Settings {
     #[arg(long, env = "DNS_AUTHORITATIVE_CHECK", default_value = "on")]
     pub dns_authoritative_check: Switch,
 
+    /// Management URL of a pebble-challtestsrv, a loopback address: where the presenter test-dns publishes TXT records
+    #[arg(long, env = "TEST_DNS_MANAGEMENT_URL", value_name = "URL")]
+    pub test_dns_management_url: Option<Url>,
+
     #[command(flatten)]
     pub admin: AdminArgs,
 

@@ -21,10 +21,12 @@ use countersign_shared::model::certificate::KeyAndCsr;
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::store::{PgPool, certificates, in_time};
+use countersign_shared::telemetry::chain;
 use time::OffsetDateTime;
 
 use crate::acme::Acme;
 use crate::keys::KeyMaker;
+use crate::presenters::{PresenterError, Presenters, TestDns};
 use crate::queue::Lease;
 
 pub use failure::StepError;
@@ -40,6 +42,7 @@ pub struct Tools {
     pub acme: Acme,
     pub lookup: TxtLookup,
     pub keys: KeyMaker,
+    pub presenters: Presenters,
     pub poll_interval: Duration,
     pub poll_timeout: Duration,
     pub confirm_grace: Duration,
@@ -72,7 +75,7 @@ pub async fn run(step: &Step<'_>) -> StepResult {
     }
     match step.order.state {
         OrderState::Accepted => place::run(step).await,
-        OrderState::Placed => present::run(step),
+        OrderState::Placed => present::run(step).await,
         OrderState::Presented => confirm::run(step).await,
         OrderState::Confirmed => respond::run(step).await,
         OrderState::Responded => authorize::run(step).await,
@@ -119,6 +122,17 @@ impl Step<'_> {
             certificates::key(&mut conn, self.order.certificate_id).await
         });
         key.await?.ok_or_else(|| StepError::bug("a prepared order without a key"))
+    }
+
+    /// Who publishes this order's TXT records; None when the customer does.
+    fn presenter(&self) -> Result<Option<&TestDns>, StepError> {
+        self.tools.presenters.of(self.order.presenter).map_err(|error| self.not_presented(&error))
+    }
+
+    /// DNS that cannot be written is not the order's fault.
+    fn not_presented(&self, error: &PresenterError) -> StepError {
+        let detail = "the TXT records could not be written".to_owned();
+        StepError::Retry { after: None, counted: false, detail, cause: chain(error) }
     }
 
     /// Since the order last advanced.

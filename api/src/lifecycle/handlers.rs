@@ -10,18 +10,16 @@ use countersign_shared::model::challenge::verification_instructions;
 use countersign_shared::model::domain::{DomainStatus, verification_token};
 use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
-use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::domains::{self, NewDomain};
-use countersign_shared::store::{BEGIN_SNAPSHOT, StoreError, certificates, jobs, orders};
+use countersign_shared::store::{BEGIN_SNAPSHOT, StoreError, accounts, certificates, jobs, orders};
 
-use super::cancel::cancel;
 use super::error::ApiError;
 use super::issue::{self as issuance, Issuance};
 use super::wire::{
     CertificateView, CheckPromised, Cursor, DomainId, DomainList, DomainView, IssuanceStarted, ListQuery,
     RegisterInput, Registered,
 };
-use super::{App, verify as verification, view};
+use super::{App, deletion, verify as verification, view};
 use crate::json;
 use crate::limits::Received;
 use crate::openapi::{AnyCall, Error};
@@ -47,6 +45,7 @@ pub(crate) async fn register(
         .map_err(|error| ApiError::BadRequest(format!("domain_name {error}")))?;
     let token = verification_token(rand::random());
     let new = NewDomain {
+        account_id: accounts::DEFAULT,
         public_id: &PublicId::from_random(rand::random()),
         name: &name,
         supplied_name: &input.domain_name,
@@ -133,13 +132,7 @@ pub(crate) async fn delete(
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
     let domain = domains::lock(&mut tx, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
-    domains::mark_deleted(&mut tx, domain.id).await?;
-    if let Some(order_id) = orders::lock_open_of_domain(&mut tx, domain.id).await? {
-        cancel(&mut tx, order_id, ProblemCode::DomainDeleted, None, &request_id).await?;
-    }
-    for order_id in orders::reopen_clean_up(&mut tx, domain.id).await? {
-        jobs::wake(&mut tx, order_id, request_id.as_str()).await?;
-    }
+    deletion::delete(&mut tx, &domain, &request_id).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(domain.id = %domain.public_id, domain.name = %domain.name, "domain deleted");
     Ok(StatusCode::NO_CONTENT)

@@ -6,7 +6,7 @@ use countersign_shared::model::certificate::KeyAlgorithm;
 use countersign_shared::model::challenge::{challenge_domain, issuance_instructions};
 use countersign_shared::model::domain::DomainStatus;
 use countersign_shared::model::ids::PublicId;
-use countersign_shared::model::order::{Order, OrderState};
+use countersign_shared::model::order::{Order, OrderOrigin, OrderState, Presenter};
 use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::domains::Domain;
 use countersign_shared::store::jobs::{self, Lane};
@@ -86,6 +86,8 @@ async fn accept(
         public_id: &order_public_id,
         domain_id: domain.id,
         certificate_id: certificate,
+        origin: OrderOrigin::Challenge,
+        presenter: Presenter::Manual,
         place_by_secs: Some(app.place_wait.as_secs_f64()),
         retry_of,
         actor: "api",

@@ -131,7 +131,8 @@ impl JobFilter {
     }
 }
 
-fn word<T: FromStr + IntoEnumIterator + Into<&'static str>>(text: &str) -> Result<T, String> {
+/// One word of a closed set; the error names them all.
+pub fn word<T: FromStr + IntoEnumIterator + Into<&'static str>>(text: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| {
         let known: Vec<&str> = T::iter().map(Into::into).collect();
         format!("expected one of {}", known.join(", "))

@@ -99,6 +99,11 @@ impl fmt::Display for DnsName {
     }
 }
 
+/// A stored name in U-labels, for people; A-labels that are none stay as they are.
+pub fn unicode(name: &str) -> String {
+    idna::domain_to_unicode(name).0
+}
+
 fn check_labels(name: &str) -> Result<(), NameError> {
     for label in name.split('.') {
         if label.is_empty() {

@@ -76,6 +76,32 @@ pub struct Placement {
     pub deadline_at: OffsetDateTime,
 }
 
+/// What asked for an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum OrderOrigin {
+    /// `POST /domains/{id}/issue-certificate`: it moves the domain's status.
+    Challenge,
+    /// An issue call of `/v2`.
+    Order,
+}
+
+/// Who publishes an order's TXT records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, EnumIter)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Presenter {
+    /// The customer, who reads what to publish.
+    Manual,
+    /// We do, at a pebble-challtestsrv: for tests and trials.
+    TestDns,
+}
+
+impl Presenter {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Order {
     pub id: i64,
@@ -84,7 +110,11 @@ pub struct Order {
     pub domain_name: DnsName,
     pub domain_is_deleted: bool,
     pub certificate_id: i64,
+    pub origin: OrderOrigin,
+    pub presenter: Presenter,
     pub algorithm: KeyAlgorithm,
+    /// Every name the certificate must cover, as the CSR and the CA spell it.
+    pub names: Vec<String>,
     pub state: OrderState,
     /// Grows with every event; a commit names the one it was computed from.
     pub revision: i64,
@@ -200,11 +230,6 @@ impl Order {
     pub fn is_proved(&self) -> bool {
         !self.authorizations.is_empty() && self.authorizations.iter().all(|one| one.proved_at.is_some())
     }
-
-    /// Every name the certificate must cover, as the CSR and the CA spell it.
-    pub fn names(&self) -> Vec<String> {
-        vec![self.domain_name.as_str().to_owned()]
-    }
 }
 
 #[cfg(test)]
@@ -221,6 +246,9 @@ mod tests {
             domain_id: 1,
             domain_name: DnsName::parse("shop.example.com", false).unwrap(),
             domain_is_deleted: false,
+            origin: OrderOrigin::Challenge,
+            presenter: Presenter::Manual,
+            names: vec!["shop.example.com".to_owned()],
             certificate_id: 1,
             algorithm: KeyAlgorithm::Rsa2048,
             state,

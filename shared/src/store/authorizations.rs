@@ -85,3 +85,20 @@ pub async fn was_anothers(conn: &mut PgConnection, url: &str, domain_id: i64) ->
     .await?;
     Ok(was)
 }
+
+/// The TXT values that other orders need at the record of an identifier, where we publish them: until they are cleaned up.
+pub async fn values_of_others(
+    conn: &mut PgConnection,
+    identifier: &str,
+    order_id: i64,
+) -> Result<Vec<String>, StoreError> {
+    let values = sqlx::query_scalar!(
+        "SELECT DISTINCT a.txt_value FROM authorizations a JOIN orders o ON o.id = a.order_id
+         WHERE a.identifier = $1 AND o.id <> $2 AND o.cleaned_up_at IS NULL AND o.presenter <> 'manual'",
+        identifier,
+        order_id
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(values)
+}

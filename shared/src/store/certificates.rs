@@ -1,5 +1,7 @@
 //! `certificates`: from the order that asks for one to the stored chain and key.
 
+pub mod ordered;
+
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
@@ -22,7 +24,7 @@ pub struct CertificateSummary {
     pub issuer: String,
 }
 
-/// The row an order will fill, state `requesting`.
+/// The row that an order of `/domains` will fill, state `requesting`.
 pub async fn insert_requested(
     conn: &mut PgConnection,
     public_id: &PublicId,
@@ -31,8 +33,8 @@ pub async fn insert_requested(
 ) -> Result<i64, StoreError> {
     let algorithm: &'static str = algorithm.into();
     let id = sqlx::query_scalar!(
-        "INSERT INTO certificates (public_id, domain_id, origin, state, algorithm)
-         VALUES ($1, $2, 'challenge', 'requesting', $3) RETURNING id",
+        "INSERT INTO certificates (public_id, domain_id, origin, state, algorithm, common_name)
+         SELECT $1, id, 'challenge', 'requesting', $3, name FROM domains WHERE id = $2 RETURNING id",
         public_id.as_str(),
         domain_id,
         algorithm

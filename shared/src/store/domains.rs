@@ -1,5 +1,7 @@
 //! `domains`: registered domains and their documented status.
 
+pub mod of_account;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -23,6 +25,7 @@ pub struct Domain {
 }
 
 pub struct NewDomain<'a> {
+    pub account_id: i64,
     pub public_id: &'a PublicId,
     pub name: &'a DnsName,
     pub supplied_name: &'a str,
@@ -66,8 +69,9 @@ impl TryFrom<Row> for Domain {
 pub async fn insert(conn: &mut PgConnection, new: &NewDomain<'_>) -> Result<Domain, StoreError> {
     sqlx::query_as!(
         Row,
-        "INSERT INTO domains (public_id, name, supplied_name, verification_token) VALUES ($1, $2, $3, $4)
+        "INSERT INTO domains (account_id, public_id, name, supplied_name, verification_token) VALUES ($1, $2, $3, $4, $5)
          RETURNING id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at",
+        new.account_id,
         new.public_id.as_str(),
         new.name.as_str(),
         new.supplied_name,
@@ -78,12 +82,12 @@ pub async fn insert(conn: &mut PgConnection, new: &NewDomain<'_>) -> Result<Doma
     .try_into()
 }
 
-/// A domain that is not deleted.
+/// A domain of the default account that is not deleted.
 pub async fn find(conn: &mut PgConnection, public_id: &PublicId) -> Result<Option<Domain>, StoreError> {
     sqlx::query_as!(
         Row,
         "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
-         FROM domains WHERE public_id = $1 AND deleted_at IS NULL",
+         FROM domains WHERE public_id = $1 AND account_id = 1 AND deleted_at IS NULL",
         public_id.as_str()
     )
     .fetch_optional(conn)
@@ -107,7 +111,7 @@ pub async fn page(
             sqlx::query_as!(
             Row,
             "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
-                 FROM domains WHERE status = $1 AND -id > -$2::bigint AND deleted_at IS NULL ORDER BY -id LIMIT $3",
+                 FROM domains WHERE account_id = 1 AND status = $1 AND -id > -$2::bigint AND deleted_at IS NULL ORDER BY -id LIMIT $3",
             status.as_str(),
             before,
             limit
@@ -119,7 +123,7 @@ pub async fn page(
             sqlx::query_as!(
             Row,
             "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
-                 FROM domains WHERE id < $1 AND deleted_at IS NULL ORDER BY id DESC LIMIT $2",
+                 FROM domains WHERE account_id = 1 AND id < $1 AND deleted_at IS NULL ORDER BY id DESC LIMIT $2",
             before,
             limit
         )
@@ -135,7 +139,7 @@ pub async fn lock(conn: &mut PgConnection, public_id: &PublicId) -> Result<Optio
     sqlx::query_as!(
         Row,
         "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
-         FROM domains WHERE public_id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
+         FROM domains WHERE public_id = $1 AND account_id = 1 AND deleted_at IS NULL FOR NO KEY UPDATE",
         public_id.as_str()
     )
     .fetch_optional(conn)

@@ -9,10 +9,11 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::{StoreError, authorizations, certificates, domains, notifications, order_events};
+use crate::model::certificate_names::all_names;
 use crate::model::domain::DomainStatus;
 use crate::model::identifier::DnsName;
 use crate::model::ids::PublicId;
-use crate::model::order::{Order, OrderEvent, OrderState, Placement};
+use crate::model::order::{Order, OrderEvent, OrderOrigin, OrderState, Placement, Presenter};
 use crate::model::problem::OrderProblem;
 
 /// Unique index: one open order per domain for `/domains`.
@@ -24,6 +25,8 @@ pub struct NewOrder<'a> {
     pub public_id: &'a PublicId,
     pub domain_id: i64,
     pub certificate_id: i64,
+    pub origin: OrderOrigin,
+    pub presenter: Presenter,
     /// How long a caller waits for it to be placed; None when nobody does.
     pub place_by_secs: Option<f64>,
     /// The ended order that it stands in for.
@@ -37,11 +40,13 @@ pub struct NewOrder<'a> {
 /// A domain with an open order is a conflict on [`ONE_OPEN_PER_DOMAIN`].
 pub async fn insert(conn: &mut PgConnection, new: &NewOrder<'_>) -> Result<i64, StoreError> {
     let id = sqlx::query_scalar!(
-        "INSERT INTO orders (public_id, domain_id, certificate_id, origin, place_by, retry_of)
-         VALUES ($1, $2, $3, 'challenge', now() + make_interval(secs => $4), $5) RETURNING id",
+        "INSERT INTO orders (public_id, domain_id, certificate_id, origin, presenter, place_by, retry_of)
+         VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), $7) RETURNING id",
         new.public_id.as_str(),
         new.domain_id,
         new.certificate_id,
+        <&str>::from(new.origin),
+        new.presenter.as_str(),
         new.place_by_secs,
         new.retry_of
     )
@@ -54,9 +59,9 @@ pub async fn insert(conn: &mut PgConnection, new: &NewOrder<'_>) -> Result<i64, 
 /// An order with its authorizations, as stored.
 pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, StoreError> {
     let Some(row) = sqlx::query!(
-        "SELECT o.id, o.public_id, o.domain_id, o.certificate_id, o.state, o.revision, o.directory, o.acme_url, o.place_by,
+        "SELECT o.id, o.public_id, o.domain_id, o.certificate_id, o.origin, o.presenter, o.state, o.revision, o.directory, o.acme_url, o.place_by,
                 o.placed_at, o.deadline_at, o.seen_at, o.updated_at, o.ended_at, o.cleaned_up_at, o.problem,
-                d.name, d.deleted_at, c.algorithm
+                d.name AS domain_name, d.deleted_at, c.algorithm, c.name, c.common_name, c.alternate_names
          FROM orders o JOIN domains d ON d.id = o.domain_id JOIN certificates c ON c.id = o.certificate_id
          WHERE o.id = $1",
         id
@@ -77,9 +82,17 @@ pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, Sto
         id: row.id,
         public_id: PublicId::parse(&row.public_id).ok_or(StoreError::Corrupt { column: "orders.public_id" })?,
         domain_id: row.domain_id,
-        domain_name: DnsName::from_stored(row.name),
+        names: all_names(
+            &row.name,
+            row.common_name.as_deref().unwrap_or(&row.domain_name),
+            &row.alternate_names,
+            &row.domain_name,
+        ),
+        domain_name: DnsName::from_stored(row.domain_name),
         domain_is_deleted: row.deleted_at.is_some(),
         certificate_id: row.certificate_id,
+        origin: row.origin.parse().map_err(|_| StoreError::Corrupt { column: "orders.origin" })?,
+        presenter: row.presenter.parse().map_err(|_| StoreError::Corrupt { column: "orders.presenter" })?,
         algorithm: row.algorithm.parse().map_err(|_| StoreError::Corrupt { column: "certificates.algorithm" })?,
         state: parse_state(&row.state)?,
         revision: row.revision,
@@ -162,8 +175,11 @@ pub async fn record(
     Ok(true)
 }
 
-/// An order that ends before it was placed never changes the domain's status.
+/// An order that ends before it was placed never changes the domain's status, and one of `/v2` never does.
 fn domain_status_after(after: &Order, event: &OrderEvent) -> Option<DomainStatus> {
+    if after.origin != OrderOrigin::Challenge {
+        return None;
+    }
     match event {
         OrderEvent::Placed { .. } => Some(DomainStatus::CertificatePending),
         OrderEvent::Issued { .. } => Some(DomainStatus::Active),
@@ -230,15 +246,28 @@ pub async fn retried_acme_url(conn: &mut PgConnection, id: i64, directory: &str)
     Ok(url)
 }
 
-/// Internal key of the domain's open order, its row locked. None when there is none.
+/// Internal key of the domain's open order of `/domains`, its row locked. None when there is none.
 pub async fn lock_open_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Option<i64>, StoreError> {
     let id = sqlx::query_scalar!(
-        "SELECT id FROM orders WHERE domain_id = $1 AND state NOT IN ('issued', 'failed', 'cancelled') FOR UPDATE",
+        "SELECT id FROM orders
+         WHERE domain_id = $1 AND origin = 'challenge' AND state NOT IN ('issued', 'failed', 'cancelled') FOR UPDATE",
         domain_id
     )
     .fetch_optional(conn)
     .await?;
     Ok(id)
+}
+
+/// Internal keys of all open orders of a domain, their rows locked.
+pub async fn lock_all_open_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Vec<i64>, StoreError> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM orders WHERE domain_id = $1 AND state NOT IN ('issued', 'failed', 'cancelled')
+         ORDER BY id FOR UPDATE",
+        domain_id
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(ids)
 }
 
 /// The database's time, for events that are made outside a run.
@@ -254,11 +283,14 @@ pub async fn find(conn: &mut PgConnection, public_id: &PublicId) -> Result<Optio
     Ok(row.map(|row| (row.id, row.domain_id)))
 }
 
-/// The newest order of a domain, in whatever state.
+/// The newest order of a domain by `/domains`, in whatever state.
 pub async fn newest_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Option<(i64, PublicId)>, StoreError> {
-    let row = sqlx::query!("SELECT id, public_id FROM orders WHERE domain_id = $1 ORDER BY id DESC LIMIT 1", domain_id)
-        .fetch_optional(conn)
-        .await?;
+    let row = sqlx::query!(
+        "SELECT id, public_id FROM orders WHERE domain_id = $1 AND origin = 'challenge' ORDER BY id DESC LIMIT 1",
+        domain_id
+    )
+    .fetch_optional(conn)
+    .await?;
     row.map(|row| {
         let public_id = PublicId::parse(&row.public_id).ok_or(StoreError::Corrupt { column: "orders.public_id" })?;
         Ok((row.id, public_id))
@@ -320,7 +352,7 @@ pub async fn pending_of_domains(
         r#"SELECT o.domain_id AS "domain_id!", o.public_id AS "public_id!", a.txt_value AS "txt_value!", o.deadline_at AS "deadline_at!", o.seen_at, j.last_result AS "last_result?",
                CASE WHEN j.leased_by IS NULL THEN greatest(j.due_at, now()) ELSE now() END AS "next_check_at!"
            FROM orders o JOIN authorizations a ON a.order_id = o.id LEFT JOIN jobs j ON j.order_id = o.id
-           WHERE o.domain_id = ANY($1) AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL"#,
+           WHERE o.domain_id = ANY($1) AND o.origin = 'challenge' AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL"#,
         domain_ids
     )
     .fetch_all(conn)
@@ -370,7 +402,8 @@ pub async fn failures_of_domains(
                o.cleaned_up_at IS NOT NULL AS "cleaned_up!"
            FROM unnest($1::bigint[]) AS wanted (domain_id) CROSS JOIN LATERAL (
                SELECT * FROM orders
-               WHERE domain_id = wanted.domain_id AND state IN ('failed', 'cancelled') AND placed_at IS NOT NULL
+               WHERE domain_id = wanted.domain_id AND origin = 'challenge' AND state IN ('failed', 'cancelled')
+                 AND placed_at IS NOT NULL
                ORDER BY id DESC LIMIT 1) AS o"#,
         domain_ids
     )

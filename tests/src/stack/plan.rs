@@ -173,6 +173,7 @@ impl Plan {
                 .env("ACME_CA_FILE", self.pebble.https_root_file().display().to_string())
                 // The DNS server of the stack knows no name servers to ask.
                 .env("DNS_AUTHORITATIVE_CHECK", "off")
+                .env("TEST_DNS_MANAGEMENT_URL", self.dns.management_url())
                 .env("WORKER_NAME", name),
         };
         // The later ones are the stronger ones.

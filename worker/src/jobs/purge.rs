@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign_shared::store::jobs::Outcome;
 use countersign_shared::store::orders::purge::{self, Cursor};
-use countersign_shared::store::{PgPool, StoreError, in_time};
+use countersign_shared::store::{PgPool, StoreError, in_time, request_counts};
 use countersign_shared::telemetry::chain;
 
 use super::{failed, result};
@@ -42,6 +42,7 @@ pub async fn run(pool: &PgPool, retain_for: Duration, lease: &Lease) {
 
 /// How many orders and domains went.
 async fn purge(pool: &PgPool, retain_for: Duration) -> Result<(u64, u64), StoreError> {
+    in_time(async { request_counts::purge(&mut *pool.acquire().await?).await }).await?;
     let (mut orders, mut domains) = (0, 0);
     let mut after = Some(Cursor::default());
     while let Some(cursor) = after {

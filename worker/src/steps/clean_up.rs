@@ -1,12 +1,19 @@
-//! After the end: where the domain was deleted or the order cancelled, its authorizations are deactivated at the CA
-//! (RFC 8555 section 7.5.2), so that nobody can profit from the proof. It never holds back a certificate.
+//! After the end: TXT records that we published are removed. Where the domain was deleted or the order cancelled, its
+//! authorizations are deactivated at the CA (RFC 8555 section 7.5.2), so that nobody can profit from the proof. It never holds
+//! back a certificate.
 
+use std::time::Duration;
+
+use countersign_shared::model::challenge::challenge_owner;
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
+use countersign_shared::store::{authorizations, in_time};
 use countersign_shared::telemetry::chain;
 
 use super::{CA_MAY_BE_AWAY, Step, StepError, StepOutcome, StepResult};
 use crate::acme::ErrorClass;
 
+/// For DNS that cannot be written: then a TXT record stays behind, with a finding.
+const DNS_MAY_BE_AWAY: Duration = Duration::from_secs(3600);
 /// Counted failures after which clean-up ends with a finding.
 const TRIES: i32 = 5;
 
@@ -16,7 +23,7 @@ pub(super) fn calls_ca(order: &Order) -> bool {
 }
 
 pub(super) async fn run(step: &Step<'_>) -> StepResult {
-    let mut finding = None;
+    let mut finding = remove_records(step).await?;
     if calls_ca(step.order) {
         for authorization in &step.order.authorizations {
             if let Err(error) = step.tools.acme.deactivate_authorization(&authorization.url).await {
@@ -34,4 +41,27 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
         }
     }
     Ok(StepOutcome::Advance(OrderEvent::CleanedUp { at: step.now(), finding }))
+}
+
+/// Returns a finding when a record could not be removed, after some tries.
+async fn remove_records(step: &Step<'_>) -> Result<Option<String>, StepError> {
+    let removed = async {
+        let Some(presenter) = step.presenter()? else { return Ok(()) };
+        for authorization in &step.order.authorizations {
+            let keep = in_time(async {
+                let mut conn = step.tools.pool.acquire().await?;
+                authorizations::values_of_others(&mut conn, &authorization.identifier, step.order.id).await
+            });
+            let removed = presenter.remove(&challenge_owner(&authorization.identifier), &keep.await?).await;
+            removed.map_err(|error| step.not_presented(&error))?;
+        }
+        Ok(())
+    };
+    match removed.await {
+        Err(StepError::Retry { detail, cause, .. }) if step.waited() > DNS_MAY_BE_AWAY => {
+            tracing::warn!(cause, detail);
+            Ok(Some(format!("{detail}: {cause}")))
+        }
+        removed => removed.map(|()| None),
+    }
 }

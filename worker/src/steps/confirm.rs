@@ -37,9 +37,10 @@ async fn await_record(step: &Step<'_>) -> StepResult {
         LookupResult::Seen => Ok(StepOutcome::Advance(OrderEvent::Seen { at: began_at })),
         LookupResult::Absent | LookupResult::OtherValue if began_at >= placement.deadline_at => {
             let problem = step.problem(ProblemCode::RecordNotSeen).because(&observation.detail);
-            Ok(step.give_up(match step.order.authorizations.first() {
-                Some(authorization) => problem.expecting(&authorization.txt_value),
-                None => problem,
+            Ok(step.give_up(match step.order.authorizations.as_slice() {
+                [only] => problem.expecting(&only.txt_value),
+                // Which of them is in the detail.
+                _ => problem,
             }))
         }
         // DNS that does not answer says nothing about the record: it gets a while longer.
@@ -65,6 +66,7 @@ async fn look_again(step: &Step<'_>, seen_at: OffsetDateTime) -> StepResult {
 /// One look-up per name that is not proved yet; the first that does not show its value speaks for all.
 async fn look(step: &Step<'_>) -> Observation {
     let began_at = step.now();
+    let are_several = step.order.authorizations.len() > 1;
     let mut last = None;
     for authorization in step.order.authorizations.iter().filter(|one| one.proved_at.is_none()) {
         let owner = challenge_owner(&authorization.identifier);
@@ -73,7 +75,8 @@ async fn look(step: &Step<'_>) -> Observation {
             Err(error) => Observation::of_failure(began_at, &error.to_string()),
         };
         let is_seen = observation.result == LookupResult::Seen;
-        last = Some(observation);
+        let detail = if are_several { format!("{owner}: {}", observation.detail) } else { observation.detail };
+        last = Some(Observation { detail, ..observation });
         if !is_seen {
             break;
         }

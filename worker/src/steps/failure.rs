@@ -86,7 +86,7 @@ impl Step<'_> {
             }
             ErrorClass::RateLimited => {
                 let hold_for = error.retry_after.unwrap_or(HOLD_BACK).clamp(SHORTEST_HOLD_BACK, LONGEST_HOLD_BACK);
-                if !error.problem.as_ref().is_some_and(|problem| problem.is_about(&self.order.names())) {
+                if !error.problem.as_ref().is_some_and(|problem| problem.is_about(&self.order.names)) {
                     return Err(StepError::HoldBack { hold_for, because: cause });
                 }
                 // Nobody else's order is to wait for this name.

@@ -40,7 +40,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
                 None => return Ok(StepOutcome::WaitUntil(step.now() + STAND_BACK.mul_f64(rand::random()), None)),
             },
         };
-        let placed = match step.tools.acme.place(turn, &step.order.names()).await {
+        let placed = match step.tools.acme.place(turn, &step.order.names).await {
             Ok(placed) => placed,
             Err(error) => return step.ca_failed(&error),
         };
@@ -81,7 +81,7 @@ async fn keep_retried_order(step: &Step<'_>) -> Result<Option<StepOutcome>, Step
     let Some(acme_url) = retried.await? else {
         return Ok(None);
     };
-    let placed = match step.tools.acme.placed(&acme_url, &step.order.names()).await {
+    let placed = match step.tools.acme.placed(&acme_url, &step.order.names).await {
         Ok(placed) => placed,
         Err(error) if error.class == ErrorClass::NewOrderNeeded => return Ok(None),
         Err(error) => return step.ca_failed(&error).map(Some),

@@ -46,7 +46,7 @@ pub async fn list(conn: &mut PgConnection, filter: &OrderFilter, limit: u16) -> 
              AND ($3::text IS NULL OR d.name = lower($3))
              AND ($4::float8 IS NULL OR o.updated_at >= now() - make_interval(secs => $4))
              AND (NOT $5 OR j.parked_at IS NOT NULL)
-             AND (NOT $6 OR NOT EXISTS (SELECT FROM orders newer WHERE newer.domain_id = o.domain_id AND newer.id > o.id))
+             AND (NOT $6 OR NOT EXISTS (SELECT FROM orders newer WHERE newer.domain_id = o.domain_id AND newer.origin = o.origin AND newer.id > o.id))
              AND ($7::text IS NULL OR o.id < (SELECT id FROM orders WHERE public_id = $7))
            ORDER BY o.id DESC LIMIT $8"#,
         &states,

@@ -36,8 +36,8 @@ pub async fn orders(
                NOT EXISTS (SELECT FROM jobs j WHERE j.order_id = o.id)
                AND NOT (d.status = 'failed' AND d.deleted_at IS NULL AND o.id = (
                    SELECT max(shown.id) FROM orders shown
-                   WHERE shown.domain_id = o.domain_id AND shown.state IN ('failed', 'cancelled')
-                     AND shown.placed_at IS NOT NULL)) AS "may_go!"
+                   WHERE shown.domain_id = o.domain_id AND shown.origin = 'challenge'
+                     AND shown.state IN ('failed', 'cancelled') AND shown.placed_at IS NOT NULL)) AS "may_go!"
            FROM orders o JOIN domains d ON d.id = o.domain_id
            WHERE o.cleaned_up_at IS NOT NULL AND o.ended_at < now() - make_interval(secs => $1)
              AND (o.ended_at, o.id) > ($2, $3)

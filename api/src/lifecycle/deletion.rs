@@ -1,0 +1,21 @@
+//! The deletion of a domain, by whichever surface: its open orders are cancelled and what they left at the CA is withdrawn.
+
+use countersign_shared::model::problem::ProblemCode;
+use countersign_shared::store::domains::{self, Domain};
+use countersign_shared::store::{PgConnection, jobs, orders};
+
+use super::cancel::cancel;
+use super::error::ApiError;
+use crate::request_id::RequestId;
+
+/// In the caller's transaction, which holds the domain's lock.
+pub(crate) async fn delete(conn: &mut PgConnection, domain: &Domain, request_id: &RequestId) -> Result<(), ApiError> {
+    domains::mark_deleted(conn, domain.id).await?;
+    for order_id in orders::lock_all_open_of_domain(conn, domain.id).await? {
+        cancel(conn, order_id, ProblemCode::DomainDeleted, None, request_id).await?;
+    }
+    for order_id in orders::reopen_clean_up(conn, domain.id).await? {
+        jobs::wake(conn, order_id, request_id.as_str()).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! The `/v2` surface: certificates of an account, compatible with DNSimple's clients.
+//!
+//! Its errors are `{"message": …}`, its ids integers, and every call but an unknown token's is counted against its account.
+
+mod auth;
+pub(crate) mod certificates;
+pub(crate) mod domains;
+mod error;
+pub(crate) mod identity;
+mod input;
+mod lists;
+mod rates;
+mod wire;
+
+use std::sync::Arc;
+
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use countersign_shared::store::PgPool;
+
+pub(crate) use rates::Rates;
+
+use crate::limits::Places;
+use crate::routes;
+
+/// What the handlers need.
+pub(crate) struct V2 {
+    pub(crate) pool: PgPool,
+    pub(crate) rates: Arc<Rates>,
+    pub(crate) allow_special_use_names: bool,
+}
+
+/// Below `/v2`.
+pub(crate) fn router(v2: Arc<V2>, places: Places) -> Router {
+    const CERTIFICATES: &str = "/{account}/domains/{domain}/certificates";
+    let certificate = |call: &str| format!("{CERTIFICATES}{call}");
+    let routes = Router::new()
+        .route("/whoami", get(identity::whoami))
+        .route("/accounts", get(identity::accounts))
+        .route("/{account}/domains", get(domains::list).post(domains::create))
+        .route("/{account}/domains/{domain}", get(domains::show).delete(domains::delete))
+        .route(CERTIFICATES, get(certificates::list))
+        .route(&certificate("/{certificate}"), get(certificates::show))
+        .route(&certificate("/{certificate}/download"), get(certificates::download))
+        .route(&certificate("/{certificate}/private_key"), get(certificates::private_key))
+        .route(&certificate("/{certificate}/challenges"), get(certificates::challenges))
+        .route(&certificate("/letsencrypt"), post(certificates::order))
+        .route(&certificate("/letsencrypt/{certificate}/issue"), post(certificates::issue))
+        .fallback(error::unknown_route)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        // Before everything else, also before a route is known not to exist.
+        .layer(middleware::from_fn_with_state(Arc::clone(&v2), auth::require_token))
+        .with_state(v2);
+    routes::layered(routes, places, error::of_surroundings)
+}

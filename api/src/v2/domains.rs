@@ -1,0 +1,171 @@
+//! The domains of an account: the minimum that certificates need.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use countersign_shared::model::domain::verification_token;
+use countersign_shared::model::identifier::DnsName;
+use countersign_shared::model::ids::PublicId;
+use countersign_shared::model::scope::Scope;
+use countersign_shared::store::domains::of_account::{self, AccountDomain};
+use countersign_shared::store::domains::{self, NewDomain};
+use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError};
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use super::V2;
+use super::auth::Authorized;
+use super::error::Error;
+use super::input;
+use super::lists::{PageRequest, sort};
+use super::wire::{Data, DomainEntry, Paged};
+use crate::lifecycle::deletion;
+use crate::limits::Received;
+use crate::openapi::AnyV2Call;
+use crate::request_id::RequestId;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DomainsQuery {
+    /// A part of the name.
+    name_like: Option<String>,
+    /// Ignored: none of ours has one.
+    #[expect(dead_code, reason = "accepted, and without effect")]
+    registrant_id: Option<String>,
+    /// `id`, `name` or `expiration`, each with `:asc` or `:desc`, separated by commas; `name:asc` by default.
+    sort: Option<String>,
+    page: Option<String>,
+    /// 30 by default, 100 at most.
+    per_page: Option<String>,
+}
+
+/// Body of `POST /v2/{account}/domains`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its shape is used")]
+pub(crate) struct DomainInput {
+    #[schema(example = "shop.example.com")]
+    name: String,
+}
+
+/// List domains
+#[utoipa::path(get, path = "/v2/{account}/domains", tag = "Domains of an account",
+    params(("account" = i64, Path), DomainsQuery), responses((status = 200, body = Paged<DomainEntry>), AnyV2Call))]
+pub(crate) async fn list(
+    State(v2): State<Arc<V2>>,
+    caller: Authorized,
+    Path(account): Path<String>,
+    query: Result<Query<DomainsQuery>, QueryRejection>,
+) -> Result<Json<Paged<DomainEntry>>, Error> {
+    let account = caller.account(&account)?;
+    caller.may(Scope::Domains)?;
+    let Query(query) = query.map_err(|_| Error::BadRequest("Invalid query".to_owned()))?;
+    let by_name = Some("name:asc".to_owned());
+    let sort = sort(query.sort.filter(|sort| !sort.is_empty()).or(by_name).as_deref())?;
+    let page = PageRequest::parse(query.page.as_deref(), query.per_page.as_deref());
+    let name_like = query.name_like.as_deref().filter(|part| !part.is_empty());
+    let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    let (domains, total) = of_account::page(&mut now, account, name_like, &sort, page.limit(), page.offset()).await?;
+    Ok(Json(Paged { data: domains.into_iter().map(Into::into).collect(), pagination: page.of(total) }))
+}
+
+/// Register a domain
+#[utoipa::path(post, path = "/v2/{account}/domains", tag = "Domains of an account", params(("account" = i64, Path)),
+    request_body = DomainInput, responses((status = 201, body = Data<DomainEntry>), AnyV2Call))]
+pub(crate) async fn create(
+    State(v2): State<Arc<V2>>,
+    caller: Authorized,
+    Path(account): Path<String>,
+    body: Received,
+) -> Result<(StatusCode, Json<Data<DomainEntry>>), Error> {
+    let account = caller.account(&account)?;
+    caller.may(Scope::Domains)?;
+    let fields = input::fields(&body)?;
+    let supplied = match fields.get("name") {
+        Some(Value::String(name)) if !name.trim().is_empty() => name,
+        None | Some(Value::Null | Value::String(_)) => return Err(Error::invalid("name", "can't be blank")),
+        Some(_) => return Err(Error::invalid("name", "must be a string")),
+    };
+    let name = DnsName::parse(supplied, v2.allow_special_use_names)
+        .map_err(|error| Error::invalid("name", error.to_string()))?;
+    let token = verification_token(rand::random());
+    let new = NewDomain {
+        account_id: account,
+        public_id: &PublicId::from_random(rand::random()),
+        name: &name,
+        supplied_name: supplied,
+        verification_token: &token,
+    };
+    let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
+    let domain = match domains::insert(&mut conn, &new).await {
+        Err(error) if error.is_conflict_on(domains::NAME_KEY) => {
+            return Err(Error::invalid("name", "has already been taken"));
+        }
+        inserted => inserted?,
+    };
+    tracing::info!(domain.id = %domain.public_id, domain.name = %name, account.id = account, "domain registered");
+    let data = AccountDomain {
+        id: domain.id,
+        account_id: account,
+        name: name.to_string(),
+        created_at: domain.created_at,
+        updated_at: domain.updated_at,
+    };
+    Ok((StatusCode::CREATED, Json(Data { data: data.into() })))
+}
+
+/// One domain, by name or id
+#[utoipa::path(get, path = "/v2/{account}/domains/{domain}", tag = "Domains of an account",
+    params(("account" = i64, Path), ("domain" = String, Path)), responses((status = 200, body = Data<DomainEntry>), AnyV2Call))]
+pub(crate) async fn show(
+    State(v2): State<Arc<V2>>,
+    caller: Authorized,
+    Path((account, domain)): Path<(String, String)>,
+) -> Result<Json<Data<DomainEntry>>, Error> {
+    let account = caller.account(&account)?;
+    caller.may(Scope::Domains)?;
+    let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
+    let domain = find(&mut conn, account, &domain).await?;
+    Ok(Json(Data { data: domain.into() }))
+}
+
+/// Delete a domain
+///
+/// The name is free at once; open orders are cancelled.
+#[utoipa::path(delete, path = "/v2/{account}/domains/{domain}", tag = "Domains of an account",
+    params(("account" = i64, Path), ("domain" = String, Path)), responses((status = 204), AnyV2Call))]
+pub(crate) async fn delete(
+    State(v2): State<Arc<V2>>,
+    caller: Authorized,
+    Path((account, domain)): Path<(String, String)>,
+    request_id: RequestId,
+) -> Result<StatusCode, Error> {
+    let account = caller.account(&account)?;
+    caller.may(Scope::Domains)?;
+    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let named = find(&mut tx, account, &domain).await?;
+    let locked = domains::lock_live(&mut tx, named.id).await?.ok_or_else(|| Error::no_domain(&domain))?;
+    deletion::delete(&mut tx, &locked, &request_id).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    tracing::info!(domain.id = %locked.public_id, domain.name = %locked.name, account.id = account, "domain deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The domain of a path: digits are an id, anything else a name.
+pub(super) async fn find(conn: &mut PgConnection, account: i64, named: &str) -> Result<AccountDomain, Error> {
+    let found = if named.bytes().all(|byte| byte.is_ascii_digit()) {
+        match named.parse() {
+            Ok(id) => of_account::find(conn, account, id).await?,
+            Err(_) => None,
+        }
+    } else {
+        match DnsName::parse(named, true) {
+            Ok(name) => of_account::find_by_name(conn, account, name.as_str()).await?,
+            Err(_) => None,
+        }
+    };
+    found.ok_or_else(|| Error::no_domain(named))
+}

@@ -1,0 +1,168 @@
+//! Certificates as `/v2` orders and shows them. Chains and keys are read one by one, never in a list.
+
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+use strum::EnumString;
+use time::OffsetDateTime;
+
+use super::super::StoreError;
+use super::super::sorting::{SortBy, order_by};
+use crate::model::certificate::KeyAlgorithm;
+use crate::model::certificate_names::CertificateNames;
+use crate::model::ids::PublicId;
+
+#[derive(Clone, Debug, FromRow)]
+pub struct OrderedCertificate {
+    pub id: i64,
+    pub domain_id: i64,
+    pub name: String,
+    pub common_name: String,
+    pub alternate_names: Vec<String>,
+    pub state: String,
+    pub auto_renew: bool,
+    /// PEM, once the key is made.
+    pub csr: Option<String>,
+    pub not_after: Option<OffsetDateTime>,
+    pub created_at: OffsetDateTime,
+    pub updated_at: OffsetDateTime,
+}
+
+/// What the list can be sorted by, in the API's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString)]
+#[strum(serialize_all = "snake_case")]
+pub enum CertificateColumn {
+    Id,
+    CommonName,
+    Expiration,
+}
+
+impl CertificateColumn {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Id => "c.id",
+            Self::CommonName => "c.common_name",
+            Self::Expiration => "c.not_after",
+        }
+    }
+}
+
+/// An order that nobody has issued yet, state `new`. The caller holds the domain's lock.
+pub async fn insert(
+    conn: &mut PgConnection,
+    public_id: &PublicId,
+    domain_id: i64,
+    names: &CertificateNames,
+    algorithm: KeyAlgorithm,
+    auto_renew: bool,
+) -> Result<OrderedCertificate, StoreError> {
+    let certificate = sqlx::query_as!(
+        OrderedCertificate,
+        r#"INSERT INTO certificates (public_id, domain_id, origin, state, algorithm, name, common_name, alternate_names, auto_renew)
+           VALUES ($1, $2, 'order', 'new', $3, $4, $5, $6, $7)
+           RETURNING id, domain_id, name, common_name AS "common_name!", alternate_names, state, auto_renew, csr,
+               not_after, created_at, updated_at"#,
+        public_id.as_str(),
+        domain_id,
+        <&str>::from(algorithm),
+        names.name,
+        names.common_name,
+        &names.alternate_names,
+        auto_renew
+    );
+    Ok(certificate.fetch_one(conn).await?)
+}
+
+pub async fn find(conn: &mut PgConnection, domain_id: i64, id: i64) -> Result<Option<OrderedCertificate>, StoreError> {
+    let certificate = sqlx::query_as!(
+        OrderedCertificate,
+        r#"SELECT c.id, c.domain_id, c.name, coalesce(c.common_name, d.name) AS "common_name!", c.alternate_names, c.state,
+               c.auto_renew, c.csr, c.not_after, c.created_at, c.updated_at
+           FROM certificates c JOIN domains d ON d.id = c.domain_id WHERE c.id = $2 AND c.domain_id = $1"#,
+        domain_id,
+        id
+    );
+    Ok(certificate.fetch_optional(conn).await?)
+}
+
+/// A page, and how many there are in all.
+pub async fn page(
+    conn: &mut PgConnection,
+    domain_id: i64,
+    sort: &[SortBy<CertificateColumn>],
+    limit: i64,
+    offset: i64,
+) -> Result<(Vec<OrderedCertificate>, i64), StoreError> {
+    let total = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM certificates WHERE domain_id = $1"#, domain_id)
+        .fetch_one(&mut *conn)
+        .await?;
+    let text = format!(
+        "SELECT c.id, c.domain_id, c.name, coalesce(c.common_name, d.name) AS common_name, c.alternate_names, c.state,
+             c.auto_renew, c.csr, c.not_after, c.created_at, c.updated_at
+         FROM certificates c JOIN domains d ON d.id = c.domain_id
+         WHERE c.domain_id = $1 ORDER BY {} LIMIT $2 OFFSET $3",
+        order_by(sort, CertificateColumn::sql, "c.id")
+    );
+    let page = sqlx::query_as(AssertSqlSafe(text)).bind(domain_id).bind(limit).bind(offset);
+    Ok((page.fetch_all(conn).await?, total))
+}
+
+/// `new` → `requesting`: of several calls one wins. False when it is in another state.
+pub async fn start(conn: &mut PgConnection, id: i64) -> Result<bool, StoreError> {
+    let started = sqlx::query!(
+        "UPDATE certificates SET state = 'requesting', updated_at = now() WHERE id = $1 AND state = 'new'",
+        id
+    )
+    .execute(conn)
+    .await?;
+    Ok(started.rows_affected() == 1)
+}
+
+/// Leaf and chain, leaf first; None until it is issued.
+pub async fn chain(conn: &mut PgConnection, id: i64) -> Result<Option<String>, StoreError> {
+    let pem = sqlx::query_scalar!(
+        r#"SELECT certificate_pem AS "certificate_pem!" FROM certificates WHERE id = $1 AND state = 'issued'"#,
+        id
+    );
+    Ok(pem.fetch_optional(conn).await?)
+}
+
+/// The private key, PEM (PKCS#1 or SEC1); None until the certificate is issued.
+pub async fn private_key(conn: &mut PgConnection, id: i64) -> Result<Option<String>, StoreError> {
+    let pem = sqlx::query_scalar!(
+        r#"SELECT private_key_pem AS "private_key_pem!" FROM certificates WHERE id = $1 AND state = 'issued'"#,
+        id
+    );
+    Ok(pem.fetch_optional(conn).await?)
+}
+
+/// A TXT record that a certificate's open order waits for.
+#[derive(Clone, Debug)]
+pub struct PendingChallenge {
+    pub identifier: String,
+    pub txt_value: String,
+    pub deadline_at: OffsetDateTime,
+    pub seen_at: Option<OffsetDateTime>,
+}
+
+/// What its open order waits for, where the customer publishes.
+pub async fn pending_challenges(conn: &mut PgConnection, id: i64) -> Result<Vec<PendingChallenge>, StoreError> {
+    let challenges = sqlx::query_as!(
+        PendingChallenge,
+        r#"SELECT a.identifier, a.txt_value, o.deadline_at AS "deadline_at!", o.seen_at
+           FROM orders o JOIN authorizations a ON a.order_id = o.id
+           WHERE o.certificate_id = $1 AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL
+             AND a.proved_at IS NULL
+           ORDER BY a.identifier, a.wildcard"#,
+        id
+    );
+    Ok(challenges.fetch_all(conn).await?)
+}
+
+/// Why its order ended without it: the failure code and the sentence for the customer.
+pub async fn failure(conn: &mut PgConnection, id: i64) -> Result<Option<String>, StoreError> {
+    let detail = sqlx::query_scalar!(
+        r#"SELECT problem ->> 'detail' AS "detail!" FROM orders
+           WHERE certificate_id = $1 AND state IN ('failed', 'cancelled') ORDER BY id DESC LIMIT 1"#,
+        id
+    );
+    Ok(detail.fetch_optional(conn).await?)
+}

@@ -1,0 +1,92 @@
+//! The domains of one account, as `/v2` shows them.
+
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+use strum::EnumString;
+use time::OffsetDateTime;
+
+use super::super::StoreError;
+use super::super::sorting::{SortBy, order_by};
+
+#[derive(Clone, Debug, FromRow)]
+pub struct AccountDomain {
+    pub id: i64,
+    pub account_id: i64,
+    pub name: String,
+    pub created_at: OffsetDateTime,
+    pub updated_at: OffsetDateTime,
+}
+
+/// What the list can be sorted by, in the API's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString)]
+#[strum(serialize_all = "snake_case")]
+pub enum DomainColumn {
+    Id,
+    Name,
+    /// None of ours has one.
+    Expiration,
+}
+
+impl DomainColumn {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Name => "name",
+            Self::Expiration => "NULL::timestamptz",
+        }
+    }
+}
+
+/// A page, and how many there are in all. `name_like`: a part of the name.
+pub async fn page(
+    conn: &mut PgConnection,
+    account_id: i64,
+    name_like: Option<&str>,
+    sort: &[SortBy<DomainColumn>],
+    limit: i64,
+    offset: i64,
+) -> Result<(Vec<AccountDomain>, i64), StoreError> {
+    let total = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM domains
+           WHERE account_id = $1 AND deleted_at IS NULL AND ($2::text IS NULL OR position(lower($2) IN name) > 0)"#,
+        account_id,
+        name_like
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    let text = format!(
+        "SELECT id, account_id, name, created_at, updated_at FROM domains
+         WHERE account_id = $1 AND deleted_at IS NULL AND ($2::text IS NULL OR position(lower($2) IN name) > 0)
+         ORDER BY {} LIMIT $3 OFFSET $4",
+        order_by(sort, DomainColumn::sql, "id")
+    );
+    let page = sqlx::query_as(AssertSqlSafe(text)).bind(account_id).bind(name_like).bind(limit).bind(offset);
+    Ok((page.fetch_all(conn).await?, total))
+}
+
+/// By id.
+pub async fn find(conn: &mut PgConnection, account_id: i64, id: i64) -> Result<Option<AccountDomain>, StoreError> {
+    let domain = sqlx::query_as!(
+        AccountDomain,
+        "SELECT id, account_id, name, created_at, updated_at FROM domains
+         WHERE id = $2 AND account_id = $1 AND deleted_at IS NULL",
+        account_id,
+        id
+    );
+    Ok(domain.fetch_optional(conn).await?)
+}
+
+/// By its normalised name.
+pub async fn find_by_name(
+    conn: &mut PgConnection,
+    account_id: i64,
+    name: &str,
+) -> Result<Option<AccountDomain>, StoreError> {
+    let domain = sqlx::query_as!(
+        AccountDomain,
+        "SELECT id, account_id, name, created_at, updated_at FROM domains
+         WHERE name = $2 AND account_id = $1 AND deleted_at IS NULL",
+        account_id,
+        name
+    );
+    Ok(domain.fetch_optional(conn).await?)
+}
