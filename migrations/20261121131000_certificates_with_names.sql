@@ -22,6 +22,7 @@ COMMENT ON COLUMN certificates.common_name IS 'Name and domain; NULL in rows of 
 COMMENT ON COLUMN certificates.alternate_names IS 'Further names, whole, as ordered.';
 COMMENT ON COLUMN certificates.auto_renew IS 'Whether it is to be renewed before it expires.';
 
+CREATE INDEX certificates_new ON certificates (created_at) WHERE state = 'new';
 CREATE INDEX certificates_of_domain_by_id ON certificates (domain_id, id);
 DROP INDEX certificates_of_domain;
 CREATE INDEX certificates_of_domain_by_common_name ON certificates (domain_id, common_name);

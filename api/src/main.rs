@@ -4,6 +4,7 @@
 
 mod auth;
 mod docs;
+mod idempotency;
 mod json;
 mod lifecycle;
 mod limits;

@@ -16,7 +16,7 @@ use crate::auth::{self, BearerToken};
 use crate::lifecycle::{App, error::ApiError, handlers};
 use crate::limits::{self, Places, Say};
 use crate::v2::{self, V2};
-use crate::{openapi, request_id};
+use crate::{idempotency, openapi, request_id};
 
 /// The public listener's: `/domains` and `/v2`, each with its own errors.
 pub(crate) fn public(app: Arc<App>, auth_token: Option<Secret>, v2: Arc<V2>, places: Places) -> Router {
@@ -25,13 +25,17 @@ pub(crate) fn public(app: Arc<App>, auth_token: Option<Secret>, v2: Arc<V2>, pla
 
 fn domains(app: Arc<App>, auth_token: Option<Secret>, places: Places) -> Router {
     let guarded = guard(auth_token);
+    let keyed = (app.pool.clone(), IntoResponse::into_response as Say);
+    let idempotent = |methods: MethodRouter<Arc<App>>| {
+        methods.route_layer(middleware::from_fn_with_state(keyed.clone(), idempotency::apply))
+    };
     let routes = Router::new()
-        .route("/domains", guarded(get(handlers::list).post(handlers::register)))
+        .route("/domains", guarded(idempotent(get(handlers::list).post(handlers::register))))
         .route("/domains/{id}", guarded(get(handlers::fetch).delete(handlers::delete)))
         .route("/domains/{id}/verify", guarded(post(handlers::verify)))
-        .route("/domains/{id}/issue-certificate", guarded(post(handlers::issue)))
+        .route("/domains/{id}/issue-certificate", guarded(idempotent(post(handlers::issue))))
         .route("/domains/{id}/check", guarded(post(handlers::check)))
-        .route("/domains/{id}/retry", guarded(post(handlers::retry)))
+        .route("/domains/{id}/retry", guarded(idempotent(post(handlers::retry))))
         .route("/domains/{id}/certificate", guarded(get(handlers::certificate)))
         .route("/openapi.json", get(openapi::json))
         .route("/docs", get(openapi::page))

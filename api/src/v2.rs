@@ -14,14 +14,17 @@ mod wire;
 
 use std::sync::Arc;
 
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use countersign_shared::store::PgPool;
 
 pub(crate) use rates::Rates;
 
-use crate::limits::Places;
-use crate::routes;
+use crate::limits::{Places, Say};
+use crate::{idempotency, routes};
 
 /// What the handlers need.
 pub(crate) struct V2 {
@@ -46,10 +49,23 @@ pub(crate) fn router(v2: Arc<V2>, places: Places) -> Router {
         .route(&certificate("/{certificate}/challenges"), get(certificates::challenges))
         .route(&certificate("/letsencrypt"), post(certificates::order))
         .route(&certificate("/letsencrypt/{certificate}/issue"), post(certificates::issue))
+        .route_layer(middleware::from_fn_with_state(
+            (v2.pool.clone(), error::of_surroundings as Say),
+            idempotency::apply,
+        ))
         .fallback(error::unknown_route)
         .method_not_allowed_fallback(error::method_not_allowed)
         // Before everything else, also before a route is known not to exist.
         .layer(middleware::from_fn_with_state(Arc::clone(&v2), auth::require_token))
         .with_state(v2);
-    routes::layered(routes, places, error::of_surroundings)
+    routes::layered(routes, places, error::of_surroundings).layer(middleware::map_response(with_charset))
+}
+
+/// As recorded of the API that this one is compatible with.
+async fn with_charset(mut response: Response) -> Response {
+    if response.headers().contains_key(CONTENT_TYPE) {
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+    }
+    response
 }

@@ -6,10 +6,12 @@
 pub mod accounts;
 pub mod acme_accounts;
 pub mod api_tokens;
+pub mod audit;
 pub mod authorizations;
 pub mod certificates;
 pub mod domains;
 mod error;
+pub mod idempotency_keys;
 pub mod jobs;
 pub mod notifications;
 pub mod order_events;

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod acme_account;
+mod audit;
 mod jobs;
 mod migrate;
 mod orders;
@@ -43,6 +44,9 @@ enum Verb {
     /// The bearer tokens of /v2
     #[command(subcommand)]
     Tokens(tokens::Tokens),
+    /// Who did what with a token of /v2
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// The ACME account that all orders share
     #[command(subcommand)]
     AcmeAccount(acme_account::AcmeAccount),
@@ -64,6 +68,7 @@ impl Command {
             Verb::Jobs(jobs) => jobs.run().await,
             Verb::Accounts(accounts) => accounts.run().await,
             Verb::Tokens(tokens) => tokens.run().await,
+            Verb::Audit(audit) => audit.run().await,
             Verb::AcmeAccount(account) => account.run().await.map(|()| Ended::Done),
         }
     }

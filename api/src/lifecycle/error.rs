@@ -23,6 +23,8 @@ pub(crate) enum ApiError {
     MethodNotAllowed,
     /// 409: what is there does not allow it.
     Conflict(String),
+    /// 422: an Idempotency-Key that belongs to another request.
+    Unprocessable(String),
     /// 413
     TooLarge,
     /// 424: DNS did not answer.
@@ -46,6 +48,7 @@ impl IntoResponse for ApiError {
             Self::NotFound(text) => (StatusCode::NOT_FOUND, text.to_owned()),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed".to_owned()),
             Self::Conflict(text) => (StatusCode::CONFLICT, text),
+            Self::Unprocessable(text) => (StatusCode::UNPROCESSABLE_ENTITY, text),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 KiB".to_owned()),
             Self::LookupFailed(text) => (StatusCode::FAILED_DEPENDENCY, text),
             Self::Internal(text) => (StatusCode::INTERNAL_SERVER_ERROR, text),

@@ -20,6 +20,7 @@ use super::wire::{
     RegisterInput, Registered,
 };
 use super::{App, deletion, verify as verification, view};
+use crate::idempotency::Idempotency;
 use crate::json;
 use crate::limits::Received;
 use crate::openapi::{AnyCall, Error};
@@ -38,6 +39,7 @@ use crate::request_id::RequestId;
 pub(crate) async fn register(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
+    idempotency: Idempotency,
     body: Received,
 ) -> Result<(StatusCode, Json<Registered>), ApiError> {
     let input: RegisterInput = json::read(&headers, &body)?;
@@ -51,15 +53,15 @@ pub(crate) async fn register(
         supplied_name: &input.domain_name,
         verification_token: &token,
     };
-    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
-    let domain = match domains::insert(&mut conn, &new).await {
+    let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
+    let domain = match domains::insert(&mut tx, &new).await {
         Err(error) if error.is_conflict_on(domains::NAME_KEY) => {
             tracing::info!(domain.name = %name, "refused: the domain is registered already");
             return Err(ApiError::Internal("the domain is already registered".to_owned()));
         }
         inserted => inserted?,
     };
-    tracing::info!(domain.id = %domain.public_id, domain.name = %name, "domain registered");
+    let public_id = domain.public_id.clone();
     let registered = Registered {
         id: domain.public_id.to_string(),
         status: domain.status.into(),
@@ -67,6 +69,9 @@ pub(crate) async fn register(
         domain_name: domain.supplied_name,
         verification_token: token,
     };
+    idempotency.keep(&mut tx, StatusCode::CREATED, &registered).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    tracing::info!(domain.id = %public_id, domain.name = %name, "domain registered");
     Ok((StatusCode::CREATED, Json(registered)))
 }
 

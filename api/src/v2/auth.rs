@@ -9,11 +9,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use countersign_shared::model::scope::Scope;
 use countersign_shared::store::api_tokens::{self, Caller};
-use countersign_shared::store::{PgPool, StoreError};
+use countersign_shared::store::audit::{self, NewEntry};
+use countersign_shared::store::{PgConnection, PgPool, StoreError};
 use sha2::{Digest as _, Sha256};
 
 use super::V2;
 use super::error::Error;
+use crate::request_id::RequestId;
 
 /// The caller behind a request that came through [`require_token`].
 pub(crate) struct Authorized(Caller);
@@ -29,6 +31,18 @@ impl Authorized {
 
     pub(super) fn account_id(&self) -> i64 {
         self.0.account_id
+    }
+
+    /// Leaves a row in the audit log, in the transaction of what it tells of.
+    pub(super) async fn audit(
+        &self,
+        conn: &mut PgConnection,
+        action: &str,
+        subject: &str,
+        request_id: &RequestId,
+    ) -> Result<(), StoreError> {
+        let (account_id, token_id) = (self.0.account_id, self.0.token_id);
+        audit::record(conn, &NewEntry { account_id, token_id, action, subject, request_id: request_id.as_str() }).await
     }
 
     pub(super) fn may(&self, scope: Scope) -> Result<(), Error> {

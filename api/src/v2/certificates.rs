@@ -27,6 +27,7 @@ use super::error::{Error, FieldErrors};
 use super::input;
 use super::lists::{PageRequest, sort};
 use super::wire::{Bundle, CertificateEntry, ChallengeEntry, Data, OrderEntry, Paged, PrivateKey};
+use crate::idempotency::Idempotency;
 use crate::limits::Received;
 use crate::openapi::{AnyV2Call, V2Error};
 use crate::request_id::RequestId;
@@ -122,9 +123,12 @@ pub(crate) async fn private_key(
     State(v2): State<Arc<V2>>,
     caller: Authorized,
     Path(path): Path<(String, String, String)>,
+    request_id: RequestId,
 ) -> Result<Json<Data<PrivateKey>>, Error> {
     let (mut conn, account, certificate) = find(&v2, &caller, &path, Scope::CertificatesKey).await?;
     let key = ordered::private_key(&mut conn, certificate.id).await?.ok_or(Error::NotYet("Certificate not issued"))?;
+    // Before the key is shown: no read without its row.
+    caller.audit(&mut conn, "private_key.read", &subject(&certificate), &request_id).await?;
     tracing::info!(account.id = account, certificate.id = certificate.id, "a private key was read");
     Ok(Json(Data { data: PrivateKey { private_key: key } }))
 }
@@ -156,6 +160,8 @@ pub(crate) async fn order(
     State(v2): State<Arc<V2>>,
     caller: Authorized,
     Path((account, named)): Path<(String, String)>,
+    request_id: RequestId,
+    idempotency: Idempotency,
     body: Received,
 ) -> Result<(StatusCode, Json<Data<OrderEntry>>), Error> {
     let account = caller.account(&account)?;
@@ -167,9 +173,12 @@ pub(crate) async fn order(
     let public_id = PublicId::from_random(rand::random());
     let certificate =
         ordered::insert(&mut tx, &public_id, domain.id, &input.names, input.algorithm, input.auto_renew).await?;
+    let answer = Data { data: OrderEntry::from(&certificate) };
+    caller.audit(&mut tx, "certificate.order", &subject(&certificate), &request_id).await?;
+    idempotency.keep(&mut tx, StatusCode::CREATED, &answer).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(account.id = account, certificate.id = certificate.id, domain.name = %domain.name, "certificate ordered");
-    Ok((StatusCode::CREATED, Json(Data { data: OrderEntry::from(&certificate) })))
+    Ok((StatusCode::CREATED, Json(answer)))
 }
 
 /// Issue an ordered certificate
@@ -184,6 +193,7 @@ pub(crate) async fn issue(
     caller: Authorized,
     Path((account, named, certificate)): Path<(String, String, String)>,
     request_id: RequestId,
+    idempotency: Idempotency,
 ) -> Result<(StatusCode, Json<Data<CertificateEntry>>), Error> {
     let account_id = caller.account(&account)?;
     caller.may(Scope::CertificatesWrite)?;
@@ -210,9 +220,18 @@ pub(crate) async fn issue(
     let order = orders::insert(&mut tx, &new).await?;
     jobs::enqueue(&mut tx, order, Lane::Orders, request_id.as_str()).await?;
     let started = find_in(&mut tx, domain.id, &certificate).await?;
+    let started_id = started.id;
+    caller.audit(&mut tx, "certificate.issue", &subject(&started), &request_id).await?;
+    let answer = Data { data: CertificateEntry::new(account_id, started) };
+    idempotency.keep(&mut tx, StatusCode::ACCEPTED, &answer).await?;
     tx.commit().await.map_err(StoreError::from)?;
-    tracing::info!(account.id = account_id, certificate.id = started.id, order.id = %order_id, domain.name = %domain.name, "order accepted");
-    Ok((StatusCode::ACCEPTED, Json(Data { data: CertificateEntry::new(account_id, started) })))
+    tracing::info!(account.id = account_id, certificate.id = started_id, order.id = %order_id, domain.name = %domain.name, "order accepted");
+    Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+/// In the audit log, where it outlives the row.
+fn subject(certificate: &OrderedCertificate) -> String {
+    format!("certificate {} {}", certificate.id, certificate.common_name)
 }
 
 /// What an order asks for.

@@ -23,6 +23,7 @@ use super::error::Error;
 use super::input;
 use super::lists::{PageRequest, sort};
 use super::wire::{Data, DomainEntry, Paged};
+use crate::idempotency::Idempotency;
 use crate::lifecycle::deletion;
 use crate::limits::Received;
 use crate::openapi::AnyV2Call;
@@ -79,6 +80,8 @@ pub(crate) async fn create(
     State(v2): State<Arc<V2>>,
     caller: Authorized,
     Path(account): Path<String>,
+    request_id: RequestId,
+    idempotency: Idempotency,
     body: Received,
 ) -> Result<(StatusCode, Json<Data<DomainEntry>>), Error> {
     let account = caller.account(&account)?;
@@ -99,14 +102,13 @@ pub(crate) async fn create(
         supplied_name: supplied,
         verification_token: &token,
     };
-    let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
-    let domain = match domains::insert(&mut conn, &new).await {
+    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let domain = match domains::insert(&mut tx, &new).await {
         Err(error) if error.is_conflict_on(domains::NAME_KEY) => {
             return Err(Error::invalid("name", "has already been taken"));
         }
         inserted => inserted?,
     };
-    tracing::info!(domain.id = %domain.public_id, domain.name = %name, account.id = account, "domain registered");
     let data = AccountDomain {
         id: domain.id,
         account_id: account,
@@ -114,7 +116,12 @@ pub(crate) async fn create(
         created_at: domain.created_at,
         updated_at: domain.updated_at,
     };
-    Ok((StatusCode::CREATED, Json(Data { data: data.into() })))
+    let answer = Data { data: DomainEntry::from(data) };
+    caller.audit(&mut tx, "domain.create", &format!("domain {} {name}", domain.id), &request_id).await?;
+    idempotency.keep(&mut tx, StatusCode::CREATED, &answer).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    tracing::info!(domain.id = %domain.public_id, domain.name = %name, account.id = account, "domain registered");
+    Ok((StatusCode::CREATED, Json(answer)))
 }
 
 /// One domain, by name or id
@@ -149,6 +156,7 @@ pub(crate) async fn delete(
     let named = find(&mut tx, account, &domain).await?;
     let locked = domains::lock_live(&mut tx, named.id).await?.ok_or_else(|| Error::no_domain(&domain))?;
     deletion::delete(&mut tx, &locked, &request_id).await?;
+    caller.audit(&mut tx, "domain.delete", &format!("domain {} {}", locked.id, locked.name), &request_id).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(domain.id = %locked.public_id, domain.name = %locked.name, account.id = account, "domain deleted");
     Ok(StatusCode::NO_CONTENT)

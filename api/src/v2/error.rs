@@ -25,6 +25,10 @@ pub(crate) enum Error {
     Forbidden(Scope),
     /// 404
     NotFound(String),
+    /// 409: an Idempotency-Key whose request still runs.
+    Conflict(String),
+    /// 422: an Idempotency-Key that belongs to another request.
+    Unprocessable(String),
     /// 428: not yet.
     NotYet(&'static str),
     /// 429
@@ -84,6 +88,8 @@ impl IntoResponse for Error {
                 (StatusCode::FORBIDDEN, format!("Permission Denied. Required Scope: {}", scope.as_str()))
             }
             Self::NotFound(message) => (StatusCode::NOT_FOUND, message),
+            Self::Conflict(message) => (StatusCode::CONFLICT, message),
+            Self::Unprocessable(message) => (StatusCode::UNPROCESSABLE_ENTITY, message),
             Self::NotYet(message) => (StatusCode::PRECONDITION_REQUIRED, message.to_owned()),
             Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "quota exceeded".to_owned()),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error".to_owned()),
@@ -109,6 +115,8 @@ impl From<ApiError> for Error {
         match error {
             ApiError::Unavailable(text) => Self::Unavailable(text),
             ApiError::BadRequest(text) => Self::BadRequest(text),
+            ApiError::Conflict(text) => Self::Conflict(text),
+            ApiError::Unprocessable(text) => Self::Unprocessable(text),
             _ => Self::Internal,
         }
     }

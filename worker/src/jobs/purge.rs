@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use countersign_shared::store::certificates::ordered;
 use countersign_shared::store::jobs::Outcome;
 use countersign_shared::store::orders::purge::{self, Cursor};
-use countersign_shared::store::{PgPool, StoreError, in_time, request_counts};
+use countersign_shared::store::{PgPool, StoreError, idempotency_keys, in_time, request_counts};
 use countersign_shared::telemetry::chain;
 
 use super::{failed, result};
@@ -42,7 +43,13 @@ pub async fn run(pool: &PgPool, retain_for: Duration, lease: &Lease) {
 
 /// How many orders and domains went.
 async fn purge(pool: &PgPool, retain_for: Duration) -> Result<(u64, u64), StoreError> {
-    in_time(async { request_counts::purge(&mut *pool.acquire().await?).await }).await?;
+    in_time(async {
+        let mut conn = pool.acquire().await?;
+        request_counts::purge(&mut conn).await?;
+        ordered::cancel_idle(&mut conn, BATCH).await?;
+        idempotency_keys::purge(&mut conn, 10 * BATCH).await
+    })
+    .await?;
     let (mut orders, mut domains) = (0, 0);
     let mut after = Some(Cursor::default());
     while let Some(cursor) = after {

@@ -116,6 +116,19 @@ pub async fn start(conn: &mut PgConnection, id: i64) -> Result<bool, StoreError>
     Ok(started.rows_affected() == 1)
 }
 
+/// Gives up orders that nobody has issued for 30 days, at most `limit`. Returns how many.
+pub async fn cancel_idle(conn: &mut PgConnection, limit: i64) -> Result<u64, StoreError> {
+    let cancelled = sqlx::query!(
+        "UPDATE certificates SET state = 'cancelled', updated_at = now() WHERE id = ANY(ARRAY(
+             SELECT id FROM certificates WHERE state = 'new' AND created_at < now() - interval '30 days'
+             LIMIT $1 FOR UPDATE SKIP LOCKED))",
+        limit
+    )
+    .execute(conn)
+    .await?;
+    Ok(cancelled.rows_affected())
+}
+
 /// Leaf and chain, leaf first; None until it is issued.
 pub async fn chain(conn: &mut PgConnection, id: i64) -> Result<Option<String>, StoreError> {
     let pem = sqlx::query_scalar!(
