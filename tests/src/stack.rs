@@ -5,6 +5,7 @@
 //!
 //! Waiting is done here and only here: [`Stack::wait_until`] fails with what was awaited and the ends of all logs.
 
+pub mod accounts;
 pub mod dns;
 pub mod environment;
 pub mod folder;

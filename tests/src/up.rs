@@ -5,7 +5,6 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +14,7 @@ use crate::checkout;
 use crate::stack::environment::{self, Settings};
 use crate::stack::plan::{Plan, Role};
 use crate::stack::processes::{Lifetime, Processes, Signal};
-use crate::stack::{dns, folder, pebble, postgres};
+use crate::stack::{accounts, dns, folder, pebble, postgres};
 
 /// What our binaries do by default; given to them in any case, so that `env` says what holds.
 const DEFAULTS: [(&str, &str); 2] = [("POLL_INTERVAL", "10s"), ("POLL_TIMEOUT", "5m")];
@@ -151,15 +150,9 @@ fn remove(folder: &Path) -> Result<()> {
 /// Account 1 gets its records published by us, so that a client which knows nothing of challenges gets its certificate; and a
 /// token.
 fn first_token(plan: &Plan) -> Result<String> {
-    let ctl = |arguments: &[&str]| -> Result<Vec<u8>> {
-        let mut command = Command::new(checkout::binary("countersignctl")?);
-        let output = command.args(arguments).env("DATABASE_URL", plan.database_url()).output()?;
-        ensure!(output.status.success(), "countersignctl: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(output.stdout)
-    };
-    ctl(&["accounts", "presenter", "1", "test-dns"])?;
-    let token = ctl(&["tokens", "create", "1", "--name", "make up"])?;
-    Ok(String::from_utf8(token)?.trim().to_owned())
+    accounts::ctl(plan, &["accounts", "presenter", "1", "test-dns"])?;
+    let token = accounts::ctl(plan, &["tokens", "create", "1", "--name", "make up"])?;
+    Ok(token.trim().to_owned())
 }
 
 /// Shell assignments that tell a script how to reach everything.
