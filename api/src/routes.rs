@@ -20,7 +20,7 @@ use crate::{idempotency, openapi, request_id};
 
 /// The public listener's: `/domains` and `/v2`, each with its own errors.
 pub(crate) fn public(app: Arc<App>, auth_token: Option<Secret>, v2: Arc<V2>, places: Places) -> Router {
-    domains(app, auth_token, places.clone()).nest("/v2", v2::router(v2, places))
+    domains(app, auth_token, places.clone()).nest_service("/v2", v2::router(v2, places))
 }
 
 fn domains(app: Arc<App>, auth_token: Option<Secret>, places: Places) -> Router {

@@ -6,6 +6,7 @@ mod auth;
 pub(crate) mod certificates;
 pub(crate) mod domains;
 mod error;
+mod headers;
 pub(crate) mod identity;
 mod input;
 mod lists;
@@ -14,9 +15,6 @@ mod wire;
 
 use std::sync::Arc;
 
-use axum::http::HeaderValue;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use countersign_shared::store::PgPool;
@@ -57,15 +55,6 @@ pub(crate) fn router(v2: Arc<V2>, places: Places) -> Router {
         .method_not_allowed_fallback(error::method_not_allowed)
         // Before everything else, also before a route is known not to exist.
         .layer(middleware::from_fn_with_state(Arc::clone(&v2), auth::require_token))
-        .with_state(v2);
-    routes::layered(routes, places, error::of_surroundings).layer(middleware::map_response(with_charset))
-}
-
-/// As recorded of the API that this one is compatible with.
-async fn with_charset(mut response: Response) -> Response {
-    if response.headers().contains_key(CONTENT_TYPE) {
-        let json = HeaderValue::from_static("application/json; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, json);
-    }
-    response
+        .with_state(Arc::clone(&v2));
+    routes::layered(routes, places, error::of_surroundings).layer(middleware::from_fn_with_state(v2, headers::add))
 }

@@ -22,7 +22,7 @@ const HOUR: i64 = 3600;
 /// What is shown where nothing limits.
 const UNLIMITED: u64 = 1_000_000;
 
-const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+pub(super) const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
