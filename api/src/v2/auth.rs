@@ -13,9 +13,9 @@ use countersign_shared::store::audit::{self, NewEntry};
 use countersign_shared::store::{PgConnection, PgPool, StoreError};
 use sha2::{Digest as _, Sha256};
 
-use super::V2;
 use super::error::Error;
 use crate::request_id::RequestId;
+use super::{V2, input};
 
 /// The caller behind a request that came through [`require_token`].
 pub(crate) struct Authorized(Caller);
@@ -23,10 +23,7 @@ pub(crate) struct Authorized(Caller);
 impl Authorized {
     /// The account of a path, if it is the caller's: any other is simply not found.
     pub(super) fn account(&self, named: &str) -> Result<i64, Error> {
-        match named.parse::<i64>() {
-            Ok(id) if id == self.0.account_id => Ok(id),
-            _ => Err(Error::not_found()),
-        }
+        input::id(named).filter(|&id| id == self.0.account_id).ok_or_else(Error::not_found)
     }
 
     pub(super) fn account_id(&self) -> i64 {

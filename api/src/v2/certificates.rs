@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use countersign_shared::model::certificate::KeyAlgorithm;
 use countersign_shared::model::certificate_names::{CertificateNames, NamesError};
@@ -24,7 +24,7 @@ use super::V2;
 use super::auth::Authorized;
 use super::domains::find as find_domain;
 use super::error::{Error, FieldErrors};
-use super::input;
+use super::input::{self, Path};
 use super::lists::{PageRequest, sort};
 use super::wire::{Bundle, CertificateEntry, ChallengeEntry, Data, OrderEntry, Paged, PrivateKey};
 use crate::idempotency::Idempotency;
@@ -291,7 +291,13 @@ impl Ordered {
                     None
                 }
             },
-            _ => None,
+            (Some(name), None) => {
+                if let Err(NamesError::Name(why)) = CertificateNames::parse(name, &[], domain) {
+                    errors.add("name", why);
+                }
+                None
+            }
+            (None, _) => None,
         };
         errors.none_or_invalid()?;
         match names {
@@ -317,9 +323,9 @@ async fn find(
 }
 
 async fn find_in(conn: &mut PgConnection, domain_id: i64, named: &str) -> Result<OrderedCertificate, Error> {
-    let found = match named.parse() {
-        Ok(id) => ordered::find(conn, domain_id, id).await?,
-        Err(_) => None,
+    let found = match input::id(named) {
+        Some(id) => ordered::find(conn, domain_id, id).await?,
+        None => None,
     };
     found.ok_or_else(|| Error::no_certificate(named))
 }

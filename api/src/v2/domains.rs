@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use countersign_shared::model::domain::verification_token;
 use countersign_shared::model::identifier::DnsName;
@@ -20,7 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::V2;
 use super::auth::Authorized;
 use super::error::Error;
-use super::input;
+use super::input::{self, Path};
 use super::lists::{PageRequest, sort};
 use super::wire::{Data, DomainEntry, Paged};
 use crate::idempotency::Idempotency;
@@ -67,7 +67,9 @@ pub(crate) async fn list(
     let by_name = Some("name:asc".to_owned());
     let sort = sort(query.sort.filter(|sort| !sort.is_empty()).or(by_name).as_deref())?;
     let page = PageRequest::parse(query.page.as_deref(), query.per_page.as_deref());
-    let name_like = query.name_like.as_deref().filter(|part| !part.is_empty());
+    // No name has a NUL, and the database has no text with one.
+    let name_like = query.name_like.map(|part| part.replace('\0', "\u{fffd}")).filter(|part| !part.is_empty());
+    let name_like = name_like.as_deref();
     let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
     let (domains, total) = of_account::page(&mut now, account, name_like, &sort, page.limit(), page.offset()).await?;
     Ok(Json(Paged { data: domains.into_iter().map(Into::into).collect(), pagination: page.of(total) }))
