@@ -23,12 +23,18 @@ COMMENT ON COLUMN certificates.alternate_names IS 'Further names, whole, as orde
 COMMENT ON COLUMN certificates.auto_renew IS 'Whether it is to be renewed before it expires.';
 
 CREATE INDEX certificates_new ON certificates (created_at) WHERE state = 'new';
-CREATE INDEX certificates_of_domain_by_id ON certificates (domain_id, id);
+-- By -id, which the primary key has not in order: it would be walked through all other certificates for those of one domain.
+CREATE INDEX certificates_of_domain_by_id ON certificates (domain_id, (-id));
 DROP INDEX certificates_of_domain;
-CREATE INDEX certificates_of_domain_by_common_name ON certificates (domain_id, common_name);
+CREATE INDEX certificates_of_domain_by_common_name ON certificates (domain_id, common_name, (-id));
 -- Both, because those without a date come last in either direction.
-CREATE INDEX certificates_of_domain_by_expiry ON certificates (domain_id, not_after);
-CREATE INDEX certificates_of_domain_by_latest_expiry ON certificates (domain_id, not_after DESC NULLS LAST);
+CREATE INDEX certificates_of_domain_by_expiry ON certificates (domain_id, not_after, (-id));
+CREATE INDEX certificates_of_domain_by_latest_expiry ON certificates (domain_id, not_after DESC NULLS LAST, (-id));
+
+-- The same for the domains of an account.
+DROP INDEX domains_of_account_by_id, domains_of_account_by_name;
+CREATE INDEX domains_of_account_by_id ON domains (account_id, (-id)) WHERE deleted_at IS NULL;
+CREATE INDEX domains_of_account_by_name ON domains (account_id, name, (-id)) WHERE deleted_at IS NULL;
 
 ALTER TABLE orders DROP CONSTRAINT orders_origin_check,
     ADD CONSTRAINT orders_origin_check CHECK (origin IN ('challenge', 'order')) NOT VALID;

@@ -253,7 +253,8 @@ async fn cost(conn: &mut PgConnection, arguments: &str) -> i64 {
     let explained: Value = sqlx::query_scalar(AssertSqlSafe(explain)).persistent(false).fetch_one(conn).await.unwrap();
     let plan = &explained[0]["Plan"];
     let nodes = nodes(plan);
-    let reads_an_index = nodes.len() == 2 && nodes[0] == "Limit " && nodes[1].starts_with("Index Scan domains_newest");
+    let reads_an_index =
+        nodes.len() == 2 && nodes[0] == "Limit " && nodes[1].starts_with("Index Scan domains_of_account_by_");
     assert!(reads_an_index, "{arguments}: {nodes:?}");
     let number = |field: &str| plan[field].as_i64().unwrap();
     assert_eq!(number("Actual Rows"), 51);

@@ -105,7 +105,8 @@ pub async fn page(
     limit: i64,
 ) -> Result<Vec<Domain>, StoreError> {
     let before = before.unwrap_or(i64::MAX);
-    // Two statements, because one plan cannot use both indexes; by -id, because only the index of statuses has that order.
+    // Two statements, because one plan cannot use both indexes; by -id, because only their indexes have
+    // that order: by id, the primary key would be walked through the domains of all other accounts.
     let rows = match status {
         Some(status) => {
             sqlx::query_as!(
@@ -123,7 +124,7 @@ pub async fn page(
             sqlx::query_as!(
             Row,
             "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
-                 FROM domains WHERE account_id = 1 AND id < $1 AND deleted_at IS NULL ORDER BY id DESC LIMIT $2",
+                 FROM domains WHERE account_id = 1 AND -id > -$1::bigint AND deleted_at IS NULL ORDER BY -id LIMIT $2",
             before,
             limit
         )

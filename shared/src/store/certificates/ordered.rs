@@ -5,7 +5,7 @@ use strum::EnumString;
 use time::OffsetDateTime;
 
 use super::super::StoreError;
-use super::super::sorting::{SortBy, order_by};
+use super::super::sorting::{Column, SortBy, order_by};
 use crate::model::certificate::KeyAlgorithm;
 use crate::model::certificate_names::CertificateNames;
 use crate::model::ids::PublicId;
@@ -36,12 +36,14 @@ pub enum CertificateColumn {
 }
 
 impl CertificateColumn {
-    fn sql(self) -> &'static str {
-        match self {
-            Self::Id => "c.id",
+    fn stands(self) -> Column {
+        let sql = match self {
+            Self::Id => "-c.id",
+            // Null in rows of an older release only.
             Self::CommonName => "c.common_name",
             Self::Expiration => "c.not_after",
-        }
+        };
+        Column { sql, is_nullable: self == Self::Expiration, is_negated: self == Self::Id }
     }
 }
 
@@ -99,7 +101,7 @@ pub async fn page(
              c.auto_renew, c.csr, c.not_after, c.created_at, c.updated_at
          FROM certificates c JOIN domains d ON d.id = c.domain_id
          WHERE c.domain_id = $1 ORDER BY {} LIMIT $2 OFFSET $3",
-        order_by(sort, CertificateColumn::sql, "c.id")
+        order_by(sort, CertificateColumn::stands, "-c.id")
     );
     let page = sqlx::query_as(AssertSqlSafe(text)).bind(domain_id).bind(limit).bind(offset);
     Ok((page.fetch_all(conn).await?, total))

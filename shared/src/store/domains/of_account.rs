@@ -5,7 +5,7 @@ use strum::EnumString;
 use time::OffsetDateTime;
 
 use super::super::StoreError;
-use super::super::sorting::{SortBy, order_by};
+use super::super::sorting::{Column, SortBy, order_by};
 
 #[derive(Clone, Debug, FromRow)]
 pub struct AccountDomain {
@@ -27,12 +27,13 @@ pub enum DomainColumn {
 }
 
 impl DomainColumn {
-    fn sql(self) -> &'static str {
-        match self {
-            Self::Id => "id",
+    fn stands(self) -> Column {
+        let sql = match self {
+            Self::Id => "-id",
             Self::Name => "name",
             Self::Expiration => "NULL::timestamptz",
-        }
+        };
+        Column { sql, is_nullable: false, is_negated: self == Self::Id }
     }
 }
 
@@ -57,7 +58,7 @@ pub async fn page(
         "SELECT id, account_id, name, created_at, updated_at FROM domains
          WHERE account_id = $1 AND deleted_at IS NULL AND ($2::text IS NULL OR position(lower($2) IN name) > 0)
          ORDER BY {} LIMIT $3 OFFSET $4",
-        order_by(sort, DomainColumn::sql, "id")
+        order_by(sort, DomainColumn::stands, "-id")
     );
     let page = sqlx::query_as(AssertSqlSafe(text)).bind(account_id).bind(name_like).bind(limit).bind(offset);
     Ok((page.fetch_all(conn).await?, total))
