@@ -1,6 +1,6 @@
 //! Who publishes the TXT records of orders that the customer does not publish by hand.
 //!
-//! A presenter adds and removes one value at a time and is safe to repeat. It knows nothing of orders.
+//! A presenter adds values and empties owner names, and is safe to repeat. It knows nothing of orders.
 
 mod test_dns;
 

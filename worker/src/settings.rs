@@ -60,8 +60,8 @@ pub struct Settings {
     pub dns_authoritative_check: Switch,
 
     /// Management URL of a pebble-challtestsrv, a loopback address: where the presenter test-dns publishes TXT records
-    #[arg(long, env = "TEST_DNS_MANAGEMENT_URL", value_name = "URL")]
-    pub test_dns_management_url: Option<Url>,
+    #[arg(long, env = "TEST_DNS_MANAGEMENT_URL", value_name = "URL", default_value = "", hide_default_value = true, value_parser = parse_optional_url)]
+    pub test_dns_management_url: std::option::Option<Url>,
 
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -169,6 +169,11 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
     const DAY: u64 = 24 * 3600;
     // What an authorization may live at a CA: until then an order says whose it was.
     bounded_duration(text, Duration::from_secs(90 * DAY), Duration::from_secs(36_525 * DAY))
+}
+
+/// Empty: none.
+fn parse_optional_url(text: &str) -> Result<Option<Url>, url::ParseError> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {

@@ -131,7 +131,10 @@ impl Step<'_> {
 
     /// DNS that cannot be written is not the order's fault.
     fn not_presented(&self, error: &PresenterError) -> StepError {
-        let detail = "the TXT records could not be written".to_owned();
+        let detail = match error {
+            PresenterError::NotSetUp(_) => error.to_string(),
+            _ => "the TXT records could not be written".to_owned(),
+        };
         StepError::Retry { after: None, counted: false, detail, cause: chain(error) }
     }
 

@@ -86,7 +86,7 @@ pub async fn was_anothers(conn: &mut PgConnection, url: &str, domain_id: i64) ->
     Ok(was)
 }
 
-/// The TXT values that other orders need at the record of an identifier, where we publish them: until they are cleaned up.
+/// The TXT values that other open orders need at the record of an identifier, where we publish them.
 pub async fn values_of_others(
     conn: &mut PgConnection,
     identifier: &str,
@@ -94,7 +94,8 @@ pub async fn values_of_others(
 ) -> Result<Vec<String>, StoreError> {
     let values = sqlx::query_scalar!(
         "SELECT DISTINCT a.txt_value FROM authorizations a JOIN orders o ON o.id = a.order_id
-         WHERE a.identifier = $1 AND o.id <> $2 AND o.cleaned_up_at IS NULL AND o.presenter <> 'manual'",
+         WHERE a.identifier = $1 AND o.id <> $2 AND o.state NOT IN ('issued', 'failed', 'cancelled')
+           AND o.presenter <> 'manual'",
         identifier,
         order_id
     )

@@ -1,6 +1,6 @@
 //! Publishes at a pebble-challtestsrv, by its management interface: for tests and trials on one host.
 //!
-//! That server removes all values of a name at once, so those that others need are set again.
+//! That server removes all values of a name at once.
 
 use std::time::Duration;
 
@@ -37,13 +37,9 @@ impl TestDns {
         self.post("set-txt", json!({ "host": owner_name, "value": value })).await
     }
 
-    /// Removes what is at an owner name but `keep`.
-    pub async fn remove(&self, owner_name: &str, keep: &[String]) -> Result<(), PresenterError> {
-        self.post("clear-txt", json!({ "host": owner_name })).await?;
-        for value in keep {
-            self.present(owner_name, value).await?;
-        }
-        Ok(())
+    /// Removes all that is at an owner name.
+    pub async fn remove(&self, owner_name: &str) -> Result<(), PresenterError> {
+        self.post("clear-txt", json!({ "host": owner_name })).await
     }
 
     async fn post(&self, what: &str, body: serde_json::Value) -> Result<(), PresenterError> {

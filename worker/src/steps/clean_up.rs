@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use countersign_shared::model::challenge::challenge_owner;
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
-use countersign_shared::store::{authorizations, in_time};
+use countersign_shared::store::{StoreError, authorizations, in_time};
 use countersign_shared::telemetry::chain;
 
 use super::{CA_MAY_BE_AWAY, Step, StepError, StepOutcome, StepResult};
@@ -48,12 +48,16 @@ async fn remove_records(step: &Step<'_>) -> Result<Option<String>, StepError> {
     let removed = async {
         let Some(presenter) = step.presenter()? else { return Ok(()) };
         for authorization in &step.order.authorizations {
-            let keep = in_time(async {
-                let mut conn = step.tools.pool.acquire().await?;
-                authorizations::values_of_others(&mut conn, &authorization.identifier, step.order.id).await
-            });
-            let removed = presenter.remove(&challenge_owner(&authorization.identifier), &keep.await?).await;
-            removed.map_err(|error| step.not_presented(&error))?;
+            // Not even for a moment may a value be away that the CA is looking for: the last order at a name empties it.
+            if !values_of_others(step, &authorization.identifier).await?.is_empty() {
+                continue;
+            }
+            let owner = challenge_owner(&authorization.identifier);
+            presenter.remove(&owner).await.map_err(|error| step.not_presented(&error))?;
+            // Of orders that were placed in between.
+            for value in values_of_others(step, &authorization.identifier).await? {
+                presenter.present(&owner, &value).await.map_err(|error| step.not_presented(&error))?;
+            }
         }
         Ok(())
     };
@@ -64,4 +68,12 @@ async fn remove_records(step: &Step<'_>) -> Result<Option<String>, StepError> {
         }
         removed => removed.map(|()| None),
     }
+}
+
+async fn values_of_others(step: &Step<'_>, identifier: &str) -> Result<Vec<String>, StoreError> {
+    in_time(async {
+        let mut conn = step.tools.pool.acquire().await?;
+        authorizations::values_of_others(&mut conn, identifier, step.order.id).await
+    })
+    .await
 }
