@@ -28,3 +28,4 @@ mod list;
 mod operator;
 mod queue;
 mod schema;
+mod v2;
