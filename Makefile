@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Without --package, so that cargo unites the same features as for the whole workspace and compiles no dependency twice.
 STACK = $(CARGO) run --locked --quiet --bin countersign-stack --
 
-.PHONY: help prepare build demo test test-all chaos up down check openapi fuzz sql-metadata
+.PHONY: help prepare build demo test test-all chaos up down check openapi fuzz fuzz-api sql-metadata
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,7 +21,8 @@ demo: build ## Bring one domain to its certificate, on servers of its own, and s
 test: build ## Run all tests; they need Postgres and Pebble, nothing else
 	$(CARGO) test --locked --workspace --no-fail-fast
 
-test-all: build ## Also the long ones: the whole crash matrix, long outages (about 15 min)
+test-all: build ## Also the long ones: the whole crash matrix, long outages, fuzz-api (about 15 min)
+	@sh tests/prepare all
 	$(CARGO) test --locked --workspace --no-fail-fast -- --include-ignored
 
 chaos: build ## Kill and restart everything while orders run; table of what became of each (ORDERS=300; SEED=… repeats a run)
@@ -45,6 +46,10 @@ openapi: build ## Rewrite api/openapi.json after a change of a handler or a wire
 
 fuzz: ## Feed the parser of names with random bytes for a minute (needs cargo-fuzz)
 	$(CARGO) fuzz run --fuzz-dir tests/fuzz --sanitizer none identifier -- -max_total_time=60
+
+fuzz-api: build ## Send both APIs requests that a machine thinks of, for a minute (needs python3-venv)
+	@sh tests/prepare all
+	$(CARGO) test --locked --package countersign-tests --test system api_fuzz:: -- --ignored --nocapture
 
 sql-metadata: prepare ## Rewrite .sqlx after a change of a query or a migration
 	$(STACK) sql-metadata

@@ -19,6 +19,7 @@ mod secrets;
 
 mod acme_account;
 mod answers;
+mod api_fuzz;
 mod bad_inputs;
 mod databases;
 mod documents;
