@@ -9,7 +9,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use crate::lifecycle::handlers;
-use crate::v2::{self, certificates, identity};
+use crate::v2::{self, certificates, identity, renewals};
 
 /// The one error body.
 #[derive(ToSchema)]
@@ -101,7 +101,9 @@ pub(crate) enum AnyCall {
         certificates::private_key,
         certificates::challenges,
         certificates::order,
-        certificates::issue
+        certificates::issue,
+        renewals::order,
+        renewals::issue
     ),
     tags(
         (name = "Domains", description = "Registration and ownership."),
@@ -165,7 +167,7 @@ mod tests {
         assert_eq!(description["openapi"], "3.1.0");
         let paths = description["paths"].as_object().unwrap();
         let calls: Vec<_> = paths.values().flat_map(|path| path.as_object().unwrap().values()).collect();
-        assert_eq!(calls.len(), 22);
+        assert_eq!(calls.len(), 24);
         for call in calls {
             for status in ["401", "500", "503"] {
                 assert!(call["responses"][status]["content"]["application/json"].is_object(), "{call}");

@@ -11,6 +11,7 @@ pub(crate) mod identity;
 mod input;
 mod lists;
 mod rates;
+pub(crate) mod renewals;
 mod wire;
 
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub(crate) fn router(v2: Arc<V2>, places: Places) -> Router {
         .route(&certificate("/{certificate}/challenges"), get(certificates::challenges))
         .route(&certificate("/letsencrypt"), post(certificates::order))
         .route(&certificate("/letsencrypt/{certificate}/issue"), post(certificates::issue))
+        .route(&certificate("/letsencrypt/{certificate}/renewals"), post(renewals::order))
+        .route(&certificate("/letsencrypt/{certificate}/renewals/{renewal}/issue"), post(renewals::issue))
         .route_layer(middleware::from_fn_with_state(
             (v2.pool.clone(), error::of_surroundings as Say),
             idempotency::apply,

@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod notifications;
 pub mod order_events;
 pub mod orders;
+pub mod renewals;
 pub mod request_counts;
 pub mod schema;
 pub mod sorting;

@@ -13,6 +13,7 @@ mod habits;
 mod limits;
 mod proxy;
 mod record;
+mod renewal_info;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub use habits::{Habit, OrderReuse};
 pub use limits::{Limits, Rule};
 pub use proxy::Moment;
 pub use record::{Arrival, CaOrder};
+pub use renewal_info::RenewalInfo;
 pub use reply::Reply;
 
 use crate::stack::pebble::HttpsIdentity;

@@ -12,6 +12,7 @@ mod failures;
 mod issuance;
 mod lanes;
 mod outages;
+mod renewals;
 mod restarts;
 mod retry;
 mod reuse;

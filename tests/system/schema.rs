@@ -239,7 +239,7 @@ async fn ten_migrations_and_a_fleet_that_starts_meanwhile_end_with_everybody_rea
     schema::check(&mut connect(&url).await).await.unwrap();
     let scheduled: Vec<String> =
         sqlx::query_scalar("SELECT kind FROM jobs ORDER BY kind").fetch_all(&mut connect(&url).await).await.unwrap();
-    assert_eq!(scheduled, ["purge", "sweep"]);
+    assert_eq!(scheduled, ["purge", "renew-due", "sweep"]);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_shared::model::order::{Order, OrderEvent};
+use countersign_shared::model::order::{Order, OrderEvent, OrderOrigin};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::model::schedule::backoff;
 use countersign_shared::store::jobs::{self, Outcome};
@@ -167,6 +167,9 @@ impl Advance {
                         "{}",
                         event.name()
                     );
+                    if after.origin == OrderOrigin::Renewal && matches!(event, OrderEvent::GaveUp { .. }) {
+                        tracing::warn!(certificate.id = after.certificate_id, "a certificate could not be renewed");
+                    }
                     lease.forgive();
                     return Ok(Committed::Stored(stored));
                 }

@@ -1,6 +1,7 @@
 //! The scheduled jobs: one fixed row each in the queue, which is how "once in the fleet" works.
 
 pub mod purge;
+pub mod renew_due;
 pub mod sweep;
 
 use countersign_shared::store::StoreError;

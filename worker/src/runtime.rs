@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::advance::Advance;
-use crate::jobs::{purge, sweep};
+use crate::jobs::{purge, renew_due, sweep};
 use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
 use crate::settings::{Settings, Switch};
 use crate::steps::Tools;
@@ -130,6 +130,7 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
                 JobKind::PollChallenge { order_id } => advance.run(&lease, order_id).await,
                 JobKind::Sweep => sweep::run(&advance.tools.pool, &lease).await,
                 JobKind::Purge => purge::run(&advance.tools.pool, advance.retain_for, &lease).await,
+                JobKind::RenewDue => renew_due::run(&advance, &lease).await,
             }
         };
         if AssertUnwindSafe(run).catch_unwind().await.is_err() {

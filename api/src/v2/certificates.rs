@@ -202,23 +202,13 @@ pub(crate) async fn issue(
     let domain = domains::lock_live(&mut tx, domain.id).await?.ok_or_else(|| Error::no_domain(&named))?;
     let found = find_in(&mut tx, domain.id, &certificate).await?;
     if !ordered::start(&mut tx, found.id).await? {
-        return Err(Error::BadRequest(format!("Certificate cannot be issued: its state is {}", found.state)));
+        let why = match found.state.as_str() {
+            "new" => "it is a successor; issue its renewal".to_owned(),
+            state => format!("its state is {state}"),
+        };
+        return Err(Error::BadRequest(format!("Certificate cannot be issued: {why}")));
     }
-    let account = accounts::find(&mut tx, account_id).await?.ok_or(Error::Unauthorized)?;
-    let presenter: Presenter = account.presenter.parse().map_err(|_| Error::Internal)?;
-    let order_id = PublicId::from_random(rand::random());
-    let new = NewOrder {
-        public_id: &order_id,
-        domain_id: domain.id,
-        certificate_id: found.id,
-        origin: OrderOrigin::Order,
-        presenter,
-        place_by_secs: None,
-        retry_of: None,
-        actor: "api",
-    };
-    let order = orders::insert(&mut tx, &new).await?;
-    jobs::enqueue(&mut tx, order, Lane::Orders, request_id.as_str()).await?;
+    let order_id = accept(&mut tx, account_id, domain.id, found.id, OrderOrigin::Order, &request_id).await?;
     let started = find_in(&mut tx, domain.id, &certificate).await?;
     let started_id = started.id;
     caller.audit(&mut tx, "certificate.issue", &subject(&started), &request_id).await?;
@@ -229,8 +219,35 @@ pub(crate) async fn issue(
     Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
+/// The order of a certificate that was started, and its job. Returns its public id.
+pub(super) async fn accept(
+    conn: &mut PgConnection,
+    account_id: i64,
+    domain_id: i64,
+    certificate_id: i64,
+    origin: OrderOrigin,
+    request_id: &RequestId,
+) -> Result<PublicId, Error> {
+    let account = accounts::find(conn, account_id).await?.ok_or(Error::Unauthorized)?;
+    let presenter: Presenter = account.presenter.parse().map_err(|_| Error::Internal)?;
+    let public_id = PublicId::from_random(rand::random());
+    let new = NewOrder {
+        public_id: &public_id,
+        domain_id,
+        certificate_id,
+        origin,
+        presenter,
+        place_by_secs: None,
+        retry_of: None,
+        actor: "api",
+    };
+    let order = orders::insert(conn, &new).await?;
+    jobs::enqueue(conn, order, Lane::Orders, request_id.as_str()).await?;
+    Ok(public_id)
+}
+
 /// In the audit log, where it outlives the row.
-fn subject(certificate: &OrderedCertificate) -> String {
+pub(super) fn subject(certificate: &OrderedCertificate) -> String {
     format!("certificate {} {}", certificate.id, certificate.common_name)
 }
 
@@ -244,23 +261,8 @@ struct Ordered {
 impl Ordered {
     fn parse(fields: &Map<String, Value>, domain: &DnsName) -> Result<Self, Error> {
         let mut errors = FieldErrors::default();
-        let auto_renew = match fields.get("auto_renew") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(auto_renew)) => *auto_renew,
-            Some(_) => {
-                errors.add("auto_renew", "must be true or false");
-                false
-            }
-        };
-        let algorithm = match fields.get("signature_algorithm") {
-            None | Some(Value::Null) => KeyAlgorithm::EcdsaP256,
-            Some(Value::String(algorithm)) if algorithm == "ECDSA" => KeyAlgorithm::EcdsaP256,
-            Some(Value::String(algorithm)) if algorithm == "RSA" => KeyAlgorithm::Rsa2048,
-            Some(_) => {
-                errors.add("signature_algorithm", "must be ECDSA or RSA");
-                KeyAlgorithm::EcdsaP256
-            }
-        };
+        let auto_renew = auto_renew(fields, &mut errors);
+        let algorithm = signature_algorithm(fields, &mut errors);
         let name = match fields.get("name") {
             None | Some(Value::Null) => Some("www"),
             Some(Value::String(name)) => Some(name.as_str()),
@@ -307,6 +309,31 @@ impl Ordered {
     }
 }
 
+/// The field of both order inputs; what is wrong goes to `errors`.
+pub(super) fn auto_renew(fields: &Map<String, Value>, errors: &mut FieldErrors) -> bool {
+    match fields.get("auto_renew") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(auto_renew)) => *auto_renew,
+        Some(_) => {
+            errors.add("auto_renew", "must be true or false");
+            false
+        }
+    }
+}
+
+/// As [`auto_renew`]; ECDSA unless said otherwise.
+pub(super) fn signature_algorithm(fields: &Map<String, Value>, errors: &mut FieldErrors) -> KeyAlgorithm {
+    match fields.get("signature_algorithm") {
+        None | Some(Value::Null) => KeyAlgorithm::EcdsaP256,
+        Some(Value::String(algorithm)) if algorithm == "ECDSA" => KeyAlgorithm::EcdsaP256,
+        Some(Value::String(algorithm)) if algorithm == "RSA" => KeyAlgorithm::Rsa2048,
+        Some(_) => {
+            errors.add("signature_algorithm", "must be ECDSA or RSA");
+            KeyAlgorithm::EcdsaP256
+        }
+    }
+}
+
 /// The certificate of a path, in an account that the caller may look into.
 async fn find(
     v2: &V2,
@@ -322,7 +349,7 @@ async fn find(
     Ok((conn, account, certificate))
 }
 
-async fn find_in(conn: &mut PgConnection, domain_id: i64, named: &str) -> Result<OrderedCertificate, Error> {
+pub(super) async fn find_in(conn: &mut PgConnection, domain_id: i64, named: &str) -> Result<OrderedCertificate, Error> {
     let found = match input::id(named) {
         Some(id) => ordered::find(conn, domain_id, id).await?,
         None => None,

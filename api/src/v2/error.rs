@@ -64,6 +64,11 @@ impl Error {
         Self::NotFound(format!("Certificate `{named}` not found"))
     }
 
+    /// A renewal as the path named it.
+    pub(crate) fn no_renewal(named: &str) -> Self {
+        Self::NotFound(format!("Certificate renewal `{named}` not found"))
+    }
+
     pub(crate) fn not_found() -> Self {
         Self::NotFound("Not Found".to_owned())
     }

@@ -3,6 +3,7 @@
 use countersign_shared::store::accounts::Account;
 use countersign_shared::store::certificates::ordered::{OrderedCertificate, PendingChallenge};
 use countersign_shared::store::domains::of_account::AccountDomain;
+use countersign_shared::store::renewals::Renewal;
 use serde::Serialize;
 use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
@@ -200,6 +201,38 @@ impl From<&OrderedCertificate> for OrderEntry {
             auto_renew: certificate.auto_renew,
             created_at: timestamp(certificate.created_at),
             updated_at: timestamp(certificate.updated_at),
+        }
+    }
+}
+
+/// A renewal: nothing is asked of the CA until it is issued.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RenewalEntry {
+    /// Of a sequence of its own.
+    id: i64,
+    old_certificate_id: i64,
+    /// The successor.
+    new_certificate_id: i64,
+    /// `new`, `renewing`, `renewed`, `failed` or `cancelled`.
+    state: String,
+    /// Of the successor.
+    auto_renew: bool,
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    updated_at: String,
+}
+
+impl From<Renewal> for RenewalEntry {
+    fn from(renewal: Renewal) -> Self {
+        Self {
+            id: renewal.id,
+            old_certificate_id: renewal.old_certificate_id,
+            new_certificate_id: renewal.new_certificate_id,
+            state: renewal.state,
+            auto_renew: renewal.auto_renew,
+            created_at: timestamp(renewal.created_at),
+            updated_at: timestamp(renewal.updated_at),
         }
     }
 }

@@ -84,6 +84,8 @@ pub enum OrderOrigin {
     Challenge,
     /// An issue call of `/v2`.
     Order,
+    /// The certificate that its own succeeds: by an issue call of `/v2`, or when its time has come.
+    Renewal,
 }
 
 /// Who publishes an order's TXT records.
@@ -99,6 +101,11 @@ pub enum Presenter {
 impl Presenter {
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    /// Whether records are published without anybody's doing, so that a certificate can be renewed unattended.
+    pub fn is_automatic(self) -> bool {
+        self != Self::Manual
     }
 }
 

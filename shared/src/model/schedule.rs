@@ -37,9 +37,114 @@ pub fn backoff(attempt: u32, jitter: f64) -> Duration {
     Duration::from_secs_f64(seconds * (0.5 + jitter.clamp(0.0, 1.0)))
 }
 
+const DAY: time::Duration = time::Duration::DAY;
+
+/// When a certificate is renewed whose CA suggests no time: with a third of its lifetime left, or half of it where it lives
+/// less than ten days. Up to a twentieth of the lifetime earlier, by its id, so that certificates which were issued at once
+/// are not renewed at once.
+pub fn renewal_time(not_before: OffsetDateTime, not_after: OffsetDateTime, certificate_id: i64) -> OffsetDateTime {
+    let lifetime: time::Duration = not_after - not_before;
+    let left = if lifetime < 10 * DAY { lifetime / 2 } else { lifetime / 3 };
+    not_after - left - lifetime / 20 * fraction(certificate_id)
+}
+
+/// The moment inside a window that a CA suggests (RFC 9773 section 4.2), `random` in `[0, 1)` of the way through it. Never in the
+/// last tenth of the certificate's lifetime, whatever the CA says. None when the window ends before it begins.
+pub fn renewal_time_in_window(
+    window: (OffsetDateTime, OffsetDateTime),
+    random: f64,
+    not_before: OffsetDateTime,
+    not_after: OffsetDateTime,
+) -> Option<OffsetDateTime> {
+    let (start, end) = window;
+    let latest = not_after - (not_after - not_before) / 10;
+    (start < end).then(|| (start + (end - start) * random.clamp(0.0, 1.0)).min(latest))
+}
+
+/// Until a CA is asked again for the window: what it says, but at least twice a day (RFC 9773 section 4.3).
+pub fn next_window_check(retry_after: Option<Duration>) -> Duration {
+    const HOUR: Duration = Duration::from_secs(3600);
+    retry_after.unwrap_or(6 * HOUR).clamp(Duration::from_secs(60), 12 * HOUR)
+}
+
+/// When a renewal that was tried at `tried_at` and failed is tried again: a day later, sooner where the certificate expires
+/// before long.
+pub fn next_renewal_try(tried_at: OffsetDateTime, not_after: OffsetDateTime) -> OffsetDateTime {
+    let left: time::Duration = not_after - tried_at;
+    tried_at + (left / 2_i32).clamp(time::Duration::HOUR, DAY)
+}
+
+/// A number in `[0, 1)` that depends on `id` alone, without neighbours being close (SplitMix64).
+fn fraction(id: i64) -> f64 {
+    let mut bits = (id as u64).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((bits ^ (bits >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn hours(hours: i64) -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH + time::Duration::hours(hours)
+    }
+
+    #[test]
+    fn a_third_of_the_lifetime_is_left_or_half_of_a_short_one() {
+        // Lifetime in days; hours after which it is renewed at the latest, and at the earliest.
+        for (days, latest, earliest) in
+            [(90, 1440, 1332), (45, 720, 666), (10, 160, 148), (9, 108, 97), (6, 72, 64), (1, 12, 10)]
+        {
+            for id in 1..1000 {
+                let at = renewal_time(hours(0), hours(24 * days), id);
+                assert!((hours(earliest)..=hours(latest)).contains(&at), "{days} days, certificate {id}: {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn certificates_of_one_moment_are_renewed_at_many_and_always_the_same() {
+        let at = |id| renewal_time(hours(0), hours(24 * 90), id);
+        assert_eq!(at(7), at(7));
+        let mut in_each_hour = [0; 108];
+        for id in 1..=108_000 {
+            in_each_hour[usize::try_from((at(id) - hours(1332)).whole_hours()).unwrap().min(107)] += 1;
+        }
+        assert!(in_each_hour.iter().all(|count| (850..1150).contains(count)), "{in_each_hour:?}");
+    }
+
+    #[test]
+    fn a_suggested_window_is_kept_to_but_not_past_reason() {
+        let at = |start, end, random| renewal_time_in_window((hours(start), hours(end)), random, hours(0), hours(1000));
+        for (start, end, random, chosen) in [
+            (100, 200, 0.0, Some(100)),
+            (100, 200, 0.5, Some(150)),
+            (-10, -5, 0.2, Some(-9)),
+            (890, 2000, 0.9, Some(900)),
+            (5000, 6000, 0.0, Some(900)),
+            (200, 200, 0.5, None),
+            (200, 100, 0.5, None),
+        ] {
+            assert_eq!(at(start, end, random), chosen.map(hours), "{start} to {end}");
+        }
+    }
+
+    #[test]
+    fn a_window_is_asked_for_at_least_twice_a_day() {
+        for (said, pause) in
+            [(None, 6 * 3600), (Some(0), 60), (Some(61), 61), (Some(21_600), 21_600), (Some(86_400), 43_200)]
+        {
+            assert_eq!(next_window_check(said.map(Duration::from_secs)).as_secs(), pause, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_renewal_is_tried_again_a_day_later_and_more_often_before_the_end() {
+        for (left, pause) in [(720, 24), (48, 24), (40, 20), (2, 1), (1, 1), (-5, 1)] {
+            assert_eq!(next_renewal_try(hours(0), hours(left)), hours(pause), "{left} hours left");
+        }
+    }
 
     const TEN_SECONDS: Duration = Duration::from_secs(10);
 

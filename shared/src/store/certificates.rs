@@ -106,7 +106,8 @@ pub async fn end_unissued(conn: &mut PgConnection, id: i64, state: &str) -> Resu
     Ok(())
 }
 
-/// The newest issued certificate of each domain's own issuance, by the domain's internal key.
+/// The newest issued certificate of each domain's own issuance, or of a line of successors that began there, by the domain's
+/// internal key.
 pub async fn newest_issued(
     conn: &mut PgConnection,
     domain_ids: &[i64],
@@ -116,9 +117,13 @@ pub async fn newest_issued(
                c.not_before AS "not_before!", c.not_after AS "not_after!", c.serial_number AS "serial_number!",
                c.fingerprint_sha256 AS "fingerprint_sha256!", c.issuer AS "issuer!"
            FROM unnest($1::bigint[]) AS wanted (domain_id) CROSS JOIN LATERAL (
-               SELECT * FROM certificates
-               WHERE domain_id = wanted.domain_id AND state = 'issued' AND origin = 'challenge'
-               ORDER BY id DESC LIMIT 1) AS c"#,
+               WITH RECURSIVE line AS (
+                   SELECT id FROM certificates
+                   WHERE domain_id = wanted.domain_id AND state = 'issued' AND origin = 'challenge'
+                   UNION ALL
+                   SELECT successor.id FROM certificates successor JOIN line ON successor.successor_of = line.id
+                   WHERE successor.state = 'issued')
+               SELECT * FROM certificates WHERE id = (SELECT max(id) FROM line)) AS c"#,
         domain_ids
     )
     .fetch_all(conn)

@@ -53,6 +53,8 @@ pub enum JobKind {
     Sweep,
     /// Delete what is old.
     Purge,
+    /// Renew certificates before they expire.
+    RenewDue,
 }
 
 #[derive(Clone, Debug)]
@@ -110,7 +112,7 @@ pub async fn claim(
            WHERE id = ANY(ARRAY(
                SELECT id FROM jobs
                WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR $5)
-                 AND kind IN ('poll-challenge', 'sweep', 'purge')
+                 AND kind IN ('poll-challenge', 'sweep', 'purge', 'renew-due')
                ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED))
            RETURNING id, kind, order_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
                CASE WHEN (last_result #>> '{lost,at}')::timestamptz = now() THEN last_result #>> '{lost,by}' END AS lost_by,
@@ -130,6 +132,7 @@ pub async fn claim(
                 ("poll-challenge", Some(order_id)) => JobKind::PollChallenge { order_id },
                 ("sweep", None) => JobKind::Sweep,
                 ("purge", None) => JobKind::Purge,
+                ("renew-due", None) => JobKind::RenewDue,
                 _ => return Err(StoreError::Corrupt { column: "jobs.kind" }),
             };
             Ok(ClaimedJob {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{StoreError, authorizations, certificates, domains, notifications, order_events};
+use super::{StoreError, authorizations, certificates, domains, notifications, order_events, renewals};
 use crate::model::certificate_names::all_names;
 use crate::model::domain::DomainStatus;
 use crate::model::identifier::DnsName;
@@ -164,6 +164,9 @@ pub async fn record(
     if !first_of_its_kind {
         // The order has not changed, its certificate has: no step can mend that.
         return Err(StoreError::Corrupt { column: "certificates.state" });
+    }
+    if after.origin == OrderOrigin::Renewal && !matches!(event, OrderEvent::CleanedUp { .. }) {
+        renewals::end(conn, after.certificate_id, after.state).await?;
     }
     if let Some(status) = to_status {
         domains::move_status(conn, after.domain_id, status).await?;

@@ -22,6 +22,8 @@ pub enum Kind {
     Challenge,
     Finalize,
     Certificate,
+    /// RFC 9773; Pebble has none, the habit `RenewalInfo` answers.
+    RenewalInfo,
     Other,
 }
 
@@ -52,6 +54,7 @@ impl Kind {
             "chalZ" => Self::Challenge,
             "finalize-order" => Self::Finalize,
             "certZ" => Self::Certificate,
+            "renewal-info" => Self::RenewalInfo,
             _ => Self::Other,
         }
     }
@@ -89,6 +92,11 @@ impl Asked {
     /// The names of a newOrder, sorted and in lower case.
     pub fn names(&self) -> Vec<String> {
         names(&self.payload)
+    }
+
+    /// The certificate that a newOrder says it replaces (RFC 9773 section 5).
+    pub fn replaces(&self) -> Option<String> {
+        self.payload["replaces"].as_str().map(ToOwned::to_owned)
     }
 
     /// SHA-256 of a finalize's CSR, lower-case hex.

@@ -14,6 +14,11 @@ pub trait Habit: Send {
     /// An answer instead of the CA's.
     fn before(&mut self, asked: &Asked) -> Option<Reply>;
 
+    /// The CA's answer with what the CA would add to it.
+    fn adding(&mut self, _asked: &Asked, reply: Reply) -> Reply {
+        reply
+    }
+
     /// `of_ca` is what the CA answered, `shown` what the client gets.
     fn after(&mut self, asked: &Asked, of_ca: &Reply, shown: &Reply);
 }

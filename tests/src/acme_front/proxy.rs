@@ -159,6 +159,7 @@ impl Shared {
             _ => Some(of_ca.clone()),
         };
         let state = &mut *self.state();
+        let shown = shown.map(|shown| state.habits.iter_mut().fold(shown, |shown, habit| habit.adding(&asked, shown)));
         state.record.answered(number, &of_ca);
         state.habits.iter_mut().for_each(|habit| habit.after(&asked, &of_ca, shown.as_ref().unwrap_or(&of_ca)));
         Ok(shown)

@@ -16,6 +16,8 @@ pub struct Arrival {
     pub url: String,
     /// The URL of the CA's order that it is about, where an answer of the CA has said so.
     pub order: Option<String>,
+    /// Of a newOrder: the certificate that it says it replaces.
+    pub replaces: Option<String>,
     pub at: Instant,
     pub reached_ca: bool,
     /// Status of the CA's own answer, once it has come.
@@ -55,7 +57,16 @@ impl Record {
             self.orders.entry(order.clone()).or_default().csrs_sha256.push(csr);
         }
         let (kind, url) = (asked.kind, asked.url.clone());
-        self.arrivals.push(Arrival { kind, url, order, at: Instant::now(), reached_ca: false, answered: None });
+        let replaces = asked.replaces();
+        self.arrivals.push(Arrival {
+            kind,
+            url,
+            order,
+            replaces,
+            at: Instant::now(),
+            reached_ca: false,
+            answered: None,
+        });
         Number(self.arrivals.len() - 1)
     }
 

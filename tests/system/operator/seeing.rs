@@ -59,8 +59,8 @@ const ORDERS: &[(&[(&str, &str)], &str)] = &[
     (&[("domain", "nobody.example.com")], ""),
 ];
 const JOBS: &[(&[(&str, &str)], &str)] = &[
-    (&[], "sweep purge b c e f g"),
-    (&[("state", "due")], "sweep purge g"),
+    (&[], "sweep purge renew-due b c e f g"),
+    (&[("state", "due")], "sweep purge renew-due g"),
     (&[("state", "waiting")], "b"),
     (&[("state", "leased")], "e"),
     (&[("state", "lost")], "f"),
@@ -69,7 +69,7 @@ const JOBS: &[(&[(&str, &str)], &str)] = &[
     (&[("kind", "poll-challenge")], "b c e f g"),
     (&[("kind", "purge")], "purge"),
     (&[("lane", "0")], "e"),
-    (&[("lane", "2")], "sweep purge"),
+    (&[("lane", "2")], "sweep purge renew-due"),
     (&[("worker", "worker-7")], "e"),
     (&[("domain", "B.example.com")], "b"),
     (&[("failing", "true")], "b"),
@@ -117,7 +117,7 @@ async fn every_filter_selects_what_it_says_by_both_doors_and_seeing_changes_noth
     let after_c = listed(&url, &listener.operators, "orders", &[("before", &orders[3])]).await;
     assert_eq!(labels(&after_c), "b a a");
     let jobs = listed(&url, &listener.operators, "jobs", &[]).await;
-    let b = jobs[2]["id"].to_string();
+    let b = jobs[3]["id"].to_string();
     assert_eq!(labels(&listed(&url, &listener.operators, "jobs", &[("after", &b)]).await), "c e f g");
     assert_eq!(everything(&url).await, before);
 }

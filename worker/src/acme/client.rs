@@ -3,6 +3,8 @@
 //! It must not wait for the CA to make up its mind, and must not trust what it is told: URLs, tokens and names are checked
 //! before anybody stores them.
 
+mod renewal;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use countersign_shared::store::PgPool;
 use futures::future::try_join_all;
-use instant_acme::{AuthorizationState, ChallengeType, Identifier, NewOrder, OrderState};
+use instant_acme::{AuthorizationState, ChallengeType, Identifier, OrderState};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -19,6 +21,8 @@ use super::account::{AccountKey, AccountRecord, Accounts, PostgresRecord, Sessio
 use super::problem::{AcmeError, ErrorClass, Problem, RequestKind};
 use super::transport::{SetupError, Wire};
 use super::{Settings, is_base64url};
+
+pub use renewal::{RenewalWindow, certificate_id};
 
 /// Authorizations of one order that are read at the same time.
 const AUTHORIZATION_READS: usize = 8;
@@ -133,21 +137,19 @@ impl Acme {
         self.0.new_orders.try_acquire().ok().map(|permit| Turn { _permit: permit })
     }
 
-    /// newOrder (RFC 8555 §7.4), which ends the turn, then a read of each authorization.
-    pub async fn place(&self, turn: Turn<'_>, names: &[String]) -> Result<PlacedOrder, AcmeError> {
+    /// newOrder (RFC 8555 §7.4), which ends the turn, then a read of each authorization. `replaces` is the [`certificate_id`]
+    /// of the certificate that the new one succeeds: a CA may think better of such an order (RFC 9773 §5).
+    pub async fn place(
+        &self,
+        turn: Turn<'_>,
+        names: &[String],
+        replaces: Option<&str>,
+    ) -> Result<PlacedOrder, AcmeError> {
         const KIND: RequestKind = RequestKind::NewOrder;
-        let identifiers: Arc<[Identifier]> = names.iter().cloned().map(Identifier::Dns).collect();
         let (url, state) = {
             let _turn = turn;
             self.check_limit()?;
-            let placed = self.call(|session| {
-                let identifiers = Arc::clone(&identifiers);
-                async move {
-                    let order = session.account.new_order(&NewOrder::new(&identifiers)).await;
-                    Ok(order.map_err(|error| AcmeError::of_crate(KIND, error))?.into_parts())
-                }
-            });
-            placed.await.inspect_err(|error| self.note_limit(error, names))?
+            self.new_order(names, replaces).await.inspect_err(|error| self.note_limit(error, names))?
         };
         self.check_urls(KIND, [&url])?;
         let order = self.order_view(KIND, &state, None)?;
@@ -434,6 +436,6 @@ impl From<instant_acme::AuthorizationStatus> for AuthorizationStatus {
 #[cfg(test)]
 impl Acme {
     pub(super) async fn place_now(&self, names: &[String]) -> Result<PlacedOrder, AcmeError> {
-        self.place(self.turn().await, names).await
+        self.place(self.turn().await, names, None).await
     }
 }

@@ -48,6 +48,7 @@ pub enum RequestKind {
     Challenge,
     Finalize,
     Certificate,
+    RenewalInfo,
 }
 
 /// A problem document (RFC 7807, RFC 8555 §6.7), cleaned for storage and for operators' eyes.
@@ -99,6 +100,8 @@ pub(super) fn class_of(request: RequestKind, status: Option<u16>, problem: Optio
     let object_is_gone = match request {
         R::Order | R::Authorization | R::Challenge | R::Finalize | R::Certificate => NewOrderNeeded,
         R::Deactivate => LookAgain,
+        // What the CA does not know it has nothing to suggest for.
+        R::RenewalInfo => FatalForOrder,
         R::NewOrder | R::NewAccount | R::Directory => RetryLater,
     };
     match (status, name) {
@@ -128,7 +131,7 @@ pub(super) fn class_of(request: RequestKind, status: Option<u16>, problem: Optio
             R::Order | R::Authorization => NewOrderNeeded,
             R::NewAccount => FatalForAccount,
             R::Directory => RetryLater,
-            R::NewOrder | R::Finalize | R::Certificate => FatalForOrder,
+            R::NewOrder | R::Finalize | R::Certificate | R::RenewalInfo => FatalForOrder,
         },
         (Some(400..=499), Some(_)) => match request {
             R::NewAccount => FatalForAccount,
@@ -370,6 +373,7 @@ impl fmt::Display for RequestKind {
             Self::Challenge => "challenge",
             Self::Finalize => "finalize",
             Self::Certificate => "certificate",
+            Self::RenewalInfo => "renewalInfo",
         })
     }
 }

@@ -26,6 +26,7 @@ use http_body_util::BodyExt;
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use url::Url;
 
 use super::account::AccountKey;
@@ -94,14 +95,26 @@ impl fmt::Debug for Answer {
     }
 }
 
+/// What the directory says (RFC 8555 §7.1.1), as far as it is asked for here and not by the crate.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Directory {
+    new_nonce: String,
+    #[serde(default)]
+    pub(super) new_order: Option<String>,
+    /// RFC 9773 §4.
+    #[serde(default)]
+    pub(super) renewal_info: Option<String>,
+}
+
 /// The connections and nonces of one directory, whatever the account.
 pub(super) struct Wire {
     http: reqwest::Client,
     policy: Arc<UrlPolicy>,
     directory: Url,
     request_timeout: Duration,
-    /// From the directory, once it was read.
-    new_nonce_url: Mutex<Option<String>>,
+    /// Once it was read, and when.
+    known: Mutex<Option<(Instant, Directory)>>,
     nonces: Mutex<VecDeque<String>>,
 }
 
@@ -130,7 +143,7 @@ impl Wire {
             policy,
             directory: settings.directory.clone(),
             request_timeout: settings.request_timeout,
-            new_nonce_url: Mutex::default(),
+            known: Mutex::default(),
             nonces: Mutex::new(VecDeque::new()),
         })
     }
@@ -142,25 +155,32 @@ impl Wire {
 
     /// Reads the directory unless it was read before.
     pub(super) async fn reach_directory(&self) -> Result<(), Failure> {
-        let known = locked(&self.new_nonce_url).is_some();
+        let known = locked(&self.known).is_some();
         match known {
             true => Ok(()),
             false => self.plain(Method::GET, self.directory.as_str()).await.map(drop),
         }
     }
 
-    async fn plain(&self, method: Method, url: &str) -> Result<Answer, Failure> {
+    /// The directory as it was read less than `age` ago, or is now: what a CA offers may change. None when it makes no sense.
+    pub(super) async fn directory_within(&self, age: Duration) -> Result<Option<Directory>, Failure> {
+        let fresh = |known: &(Instant, Directory)| (known.0.elapsed() < age).then(|| known.1.clone());
+        if let Some(directory) = locked(&self.known).as_ref().and_then(fresh) {
+            return Ok(Some(directory));
+        }
+        self.plain(Method::GET, self.directory.as_str()).await?;
+        Ok(locked(&self.known).as_ref().map(|(_, directory)| directory.clone()))
+    }
+
+    /// An unsigned request.
+    pub(super) async fn plain(&self, method: Method, url: &str) -> Result<Answer, Failure> {
         let url = self.policy.check(url)?;
         let answer = self.send(self.http.request(method.clone(), url.clone())).await?;
-        if method == Method::GET && url == self.directory {
-            #[derive(Deserialize)]
-            #[serde(rename_all = "camelCase")]
-            struct Directory {
-                new_nonce: String,
-            }
-            if let Ok(directory) = serde_json::from_slice::<Directory>(&answer.body) {
-                *locked(&self.new_nonce_url) = Some(directory.new_nonce);
-            }
+        if method == Method::GET
+            && url == self.directory
+            && let Ok(directory) = serde_json::from_slice(&answer.body)
+        {
+            *locked(&self.known) = Some((Instant::now(), directory));
         }
         Ok(answer)
     }
@@ -199,12 +219,13 @@ impl Wire {
     /// RFC 8555 §7.2.
     async fn new_nonce(&self) -> Result<String, Failure> {
         self.reach_directory().await?;
-        let url = locked(&self.new_nonce_url).clone().ok_or(Failure::NoNonce(None))?;
+        let known = locked(&self.known).as_ref().map(|(_, directory)| directory.new_nonce.clone());
+        let url = known.ok_or(Failure::NoNonce(None))?;
         match self.plain(Method::HEAD, &url).await {
             Ok(answer) => replay_nonce(&answer.headers).ok_or(Failure::NoNonce(None)),
             Err(failure) => {
                 // The CA may have moved it: the next try reads the directory again.
-                *locked(&self.new_nonce_url) = None;
+                *locked(&self.known) = None;
                 Err(failure)
             }
         }

@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use countersign_shared::model::order::{Authorization, OrderEvent, Placement};
+use countersign_shared::model::order::{Authorization, OrderEvent, OrderOrigin, Placement};
 use countersign_shared::model::problem::ProblemCode;
-use countersign_shared::store::{StoreError, authorizations, in_time, orders};
+use countersign_shared::store::{StoreError, authorizations, in_time, orders, renewals};
 
 use time::OffsetDateTime;
 
 use super::{Step, StepError, StepOutcome, StepResult};
-use crate::acme::{AuthorizationStatus, AuthorizationView, ErrorClass, OrderStatus, PlacedOrder, Turn};
+use crate::acme::{AuthorizationStatus, AuthorizationView, ErrorClass, OrderStatus, PlacedOrder, Turn, certificate_id};
 
 /// A CA that keeps handing out what was just deactivated is asked this often in one run.
 const ROUNDS: usize = 3;
@@ -24,6 +24,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
     if let Some(outcome) = keep_retried_order(step).await? {
         return Ok(outcome);
     }
+    let replaces = replaces(step).await?;
     for _ in 0..ROUNDS {
         let turn = match step.order.place_by {
             Some(place_by) => match turn_until(step, place_by).await {
@@ -40,7 +41,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
                 None => return Ok(StepOutcome::WaitUntil(step.now() + STAND_BACK.mul_f64(rand::random()), None)),
             },
         };
-        let placed = match step.tools.acme.place(turn, &step.order.names).await {
+        let placed = match step.tools.acme.place(turn, &step.order.names, replaces.as_deref()).await {
             Ok(placed) => placed,
             Err(error) => return step.ca_failed(&error),
         };
@@ -63,6 +64,21 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
     }
     let detail = "the certificate authority keeps re-using an order of somebody else".to_owned();
     Err(StepError::Retry { after: None, counted: true, cause: detail.clone(), detail })
+}
+
+/// The certificate that the ordered one succeeds, as its CA calls it, if that is the CA of this worker.
+async fn replaces(step: &Step<'_>) -> Result<Option<String>, StepError> {
+    if step.order.origin != OrderOrigin::Renewal {
+        return Ok(None);
+    }
+    let predecessor = in_time(async {
+        let mut conn = step.tools.pool.acquire().await?;
+        renewals::predecessor(&mut conn, step.order.certificate_id).await
+    });
+    let of_this_ca = predecessor
+        .await?
+        .filter(|old| old.directory.as_ref().is_none_or(|directory| directory == step.tools.acme.directory()));
+    Ok(of_this_ca.and_then(|old| certificate_id(&old.chain_pem)))
 }
 
 /// The turn to send newOrder, unless the caller has stopped waiting by then: an order that nobody wants must not use up

@@ -107,10 +107,11 @@ pub async fn page(
     Ok((page.fetch_all(conn).await?, total))
 }
 
-/// `new` → `requesting`: of several calls one wins. False when it is in another state.
+/// `new` → `requesting`: of several calls one wins. False when it is in another state, or a successor, which its renewal
+/// starts.
 pub async fn start(conn: &mut PgConnection, id: i64) -> Result<bool, StoreError> {
     let started = sqlx::query!(
-        "UPDATE certificates SET state = 'requesting', updated_at = now() WHERE id = $1 AND state = 'new'",
+        "UPDATE certificates SET state = 'requesting', updated_at = now() WHERE id = $1 AND state = 'new' AND origin = 'order'",
         id
     )
     .execute(conn)
@@ -118,17 +119,22 @@ pub async fn start(conn: &mut PgConnection, id: i64) -> Result<bool, StoreError>
     Ok(started.rows_affected() == 1)
 }
 
-/// Gives up orders that nobody has issued for 30 days, at most `limit`. Returns how many.
-pub async fn cancel_idle(conn: &mut PgConnection, limit: i64) -> Result<u64, StoreError> {
-    let cancelled = sqlx::query!(
-        "UPDATE certificates SET state = 'cancelled', updated_at = now() WHERE id = ANY(ARRAY(
+/// Gives up orders that nobody has issued for 30 days, and renewals with their successors, at most `limit`.
+pub async fn cancel_idle(conn: &mut PgConnection, limit: i64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "WITH idle AS (
              SELECT id FROM certificates WHERE state = 'new' AND created_at < now() - interval '30 days'
-             LIMIT $1 FOR UPDATE SKIP LOCKED))",
+             LIMIT $1 FOR UPDATE SKIP LOCKED
+         ), cancelled AS (
+             UPDATE certificates c SET state = 'cancelled', updated_at = now() FROM idle WHERE c.id = idle.id RETURNING c.id
+         )
+         UPDATE renewals r SET state = 'cancelled', updated_at = now() FROM cancelled
+         WHERE r.new_certificate_id = cancelled.id AND r.state = 'new'",
         limit
     )
     .execute(conn)
     .await?;
-    Ok(cancelled.rows_affected())
+    Ok(())
 }
 
 /// Leaf and chain, leaf first; None until it is issued.
