@@ -14,8 +14,8 @@ use countersign_shared::store::{PgConnection, PgPool, StoreError};
 use sha2::{Digest as _, Sha256};
 
 use super::error::Error;
-use crate::request_id::RequestId;
 use super::{V2, input};
+use crate::request_id::RequestId;
 
 /// The caller behind a request that came through [`require_token`].
 pub(crate) struct Authorized(Caller);

@@ -1,7 +1,7 @@
 //! Where the CA says when it would like a certificate to be renewed (RFC 9773), that is when it is renewed, and the order says what it
 //! replaces.
 
-use countersign_tests::acme_front::{Fault, Kind, RenewalInfo};
+use countersign_tests::acme_front::{Fault, Kind, Moment, RenewalInfo};
 use countersign_tests::stack::Stack;
 use time::Duration;
 
@@ -115,4 +115,25 @@ async fn a_window_that_makes_no_sense_is_ignored_and_a_failed_renewal_is_not_hur
         "c.renew_at BETWEEN now() + interval '23 hours' AND now() + interval '25 hours' AND c.ari_window_end < now()";
     assert!(certificate_is(&stack, old, a_day_later).await);
     assert_eq!(renewals_of(&stack, old).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_while_it_asks_leaves_the_job_to_another() {
+    let stack = fronted().workers(2).setting("LEASE_FOR", "2s").start().await;
+    let ca = RenewalInfo::suggesting(Duration::days(-2), Duration::days(-1));
+    stack.front().habit(ca.clone());
+    let api = client(&stack).await;
+    let shop = Shop::new(&stack, &api, "shop.example.com").await;
+    let old = shop.issue(&input()).await;
+    stack.front().hold(Kind::RenewalInfo);
+    let query = "UPDATE jobs SET due_at = now() WHERE kind = 'renew-due' AND leased_by IS NULL";
+    sqlx::query(query).execute(stack.pool()).await.unwrap();
+    let held = async || (stack.front().held(Kind::RenewalInfo, Moment::Before) == 1).then_some(());
+    stack.wait_until("a worker asks when to renew", SOON, held).await;
+    let query = "SELECT leased_by FROM jobs WHERE kind = 'renew-due'";
+    let worker: String = sqlx::query_scalar(query).fetch_one(stack.pool()).await.unwrap();
+    stack.kill(&worker);
+    stack.front().release();
+    renewals_become(&stack, old, &["renewed"]).await;
+    assert_eq!((ca.asked().len(), stack.ca().certificates_issued().unwrap()), (1, 2));
 }
