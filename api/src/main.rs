@@ -91,7 +91,12 @@ async fn run() -> anyhow::Result<()> {
         let (rates, pool, stop) = (Arc::clone(&rates), pool.clone(), stop.clone());
         async move { rates.share(&pool, stop).await }
     });
-    let v2 = Arc::new(V2 { pool, rates, allow_special_use_names: settings.allow_special_use_names });
+    let v2 = Arc::new(V2 {
+        pool,
+        rates,
+        allow_special_use_names: settings.allow_special_use_names,
+        allow_private_webhooks: settings.webhooks.webhook_allow_private,
+    });
     let router = routes::public(app, auth_token, v2, Places::new(settings.max_requests.into()));
     serve::serve(listener, router, settings.max_connections.into(), stop, settings.shutdown_grace).await;
     tracing::info!("stopped");

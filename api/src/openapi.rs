@@ -9,7 +9,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use crate::lifecycle::handlers;
-use crate::v2::{self, certificates, identity, renewals};
+use crate::v2::{self, certificates, identity, renewals, webhooks};
 
 /// The one error body.
 #[derive(ToSchema)]
@@ -103,14 +103,19 @@ pub(crate) enum AnyCall {
         certificates::order,
         certificates::issue,
         renewals::order,
-        renewals::issue
+        renewals::issue,
+        webhooks::list,
+        webhooks::create,
+        webhooks::show,
+        webhooks::delete
     ),
     tags(
         (name = "Domains", description = "Registration and ownership."),
         (name = "Certificates", description = "Issuance and what is known of the result."),
         (name = "Identity", description = "`/v2` is compatible with DNSimple's clients. Every call needs a token."),
         (name = "Domains of an account", description = "The minimum that certificates need."),
-        (name = "Certificates of an account", description = "Ordered, then issued in the background, then downloaded.")
+        (name = "Certificates of an account", description = "Ordered, then issued in the background, then downloaded."),
+        (name = "Webhooks", description = "Where an account is told of its events.")
     ),
     modifiers(&BearerToken)
 )]
@@ -167,7 +172,7 @@ mod tests {
         assert_eq!(description["openapi"], "3.1.0");
         let paths = description["paths"].as_object().unwrap();
         let calls: Vec<_> = paths.values().flat_map(|path| path.as_object().unwrap().values()).collect();
-        assert_eq!(calls.len(), 24);
+        assert_eq!(calls.len(), 28);
         for call in calls {
             for status in ["401", "500", "503"] {
                 assert!(call["responses"][status]["content"]["application/json"].is_object(), "{call}");

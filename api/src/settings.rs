@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use countersign_shared::config::{AdminArgs, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, bounded_duration};
+use countersign_shared::config::{
+    AdminArgs, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs, bounded_duration,
+};
 
 /// The HTTP API of Countersign: registers domains, verifies them, and orders certificates that workers issue.
 #[derive(Parser)]
@@ -62,6 +64,9 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) dns: DnsArgs,
+
+    #[command(flatten)]
+    pub(crate) webhooks: WebhookArgs,
 
     #[command(flatten)]
     pub(crate) log: LogArgs,

@@ -12,6 +12,7 @@ mod input;
 mod lists;
 mod rates;
 pub(crate) mod renewals;
+pub(crate) mod webhooks;
 mod wire;
 
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub(crate) struct V2 {
     pub(crate) pool: PgPool,
     pub(crate) rates: Arc<Rates>,
     pub(crate) allow_special_use_names: bool,
+    /// Whether webhooks may lead into our own network.
+    pub(crate) allow_private_webhooks: bool,
 }
 
 /// Below `/v2`.
@@ -50,6 +53,8 @@ pub(crate) fn router(v2: Arc<V2>, places: Places) -> Router {
         .route(&certificate("/letsencrypt/{certificate}/issue"), post(certificates::issue))
         .route(&certificate("/letsencrypt/{certificate}/renewals"), post(renewals::order))
         .route(&certificate("/letsencrypt/{certificate}/renewals/{renewal}/issue"), post(renewals::issue))
+        .route("/{account}/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/{account}/webhooks/{webhook}", get(webhooks::show).delete(webhooks::delete))
         .route_layer(middleware::from_fn_with_state(
             (v2.pool.clone(), error::of_surroundings as Say),
             idempotency::apply,

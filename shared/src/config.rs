@@ -170,6 +170,15 @@ impl DnsArgs {
     }
 }
 
+/// Where webhooks may lead.
+#[derive(Args)]
+#[command(next_help_heading = "Webhooks")]
+pub struct WebhookArgs {
+    /// Let webhooks lead to private, loopback and other addresses that are not of the public internet
+    #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub webhook_allow_private: bool,
+}
+
 fn parse_resolver(text: &str) -> Result<SocketAddr, String> {
     let text = text.trim();
     text.parse()

@@ -2,10 +2,12 @@
 //!
 //! Pure: no I/O, no async, no clock, nothing of ours outside this folder. Time comes in as an argument.
 
+pub mod address;
 pub mod certificate;
 pub mod certificate_names;
 pub mod challenge;
 pub mod domain;
+pub mod entries;
 pub mod filter;
 pub mod identifier;
 pub mod ids;
@@ -13,3 +15,4 @@ pub mod order;
 pub mod problem;
 pub mod schedule;
 pub mod scope;
+pub mod webhook;

@@ -9,8 +9,10 @@ pub mod api_tokens;
 pub mod audit;
 pub mod authorizations;
 pub mod certificates;
+pub mod deliveries;
 pub mod domains;
 mod error;
+pub mod events;
 pub mod idempotency_keys;
 pub mod jobs;
 pub mod notifications;
@@ -20,6 +22,7 @@ pub mod renewals;
 pub mod request_counts;
 pub mod schema;
 pub mod sorting;
+pub mod webhooks;
 
 pub use error::StoreError;
 pub use sqlx::Connection;

@@ -12,6 +12,7 @@ pub mod checkout;
 pub mod demo;
 pub mod dns_front;
 pub mod postgres_front;
+pub mod receiver;
 pub mod sql_metadata;
 pub mod stack;
 pub mod up;

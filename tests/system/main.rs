@@ -17,6 +17,7 @@ mod restarts;
 mod retry;
 mod reuse;
 mod secrets;
+mod webhooks;
 
 mod acme_account;
 mod answers;

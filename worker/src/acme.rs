@@ -27,7 +27,8 @@ pub use client::{
 };
 pub use problem::{AcmeError, ErrorClass, Problem, RequestKind, Subproblem, class_of_authorization_problem};
 pub use transport::SetupError;
-pub use url_policy::UrlRefused;
+
+pub use crate::outward::UrlRefused;
 
 /// How to reach one CA and who we are there. No `Debug`: it may hold a MAC key.
 #[derive(Clone)]

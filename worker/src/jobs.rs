@@ -1,5 +1,7 @@
-//! The scheduled jobs: one fixed row each in the queue, which is how "once in the fleet" works.
+//! Jobs that are no order's: deliveries of events, and the scheduled ones, one fixed row each in the queue, which is how
+//! "once in the fleet" works.
 
+pub mod deliver;
 pub mod purge;
 pub mod renew_due;
 pub mod sweep;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::advance::Advance;
-use crate::jobs::{purge, renew_due, sweep};
+use crate::jobs::{deliver, purge, renew_due, sweep};
 use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
 use crate::settings::{Settings, Switch};
 use crate::steps::Tools;
@@ -119,6 +119,8 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
         job.attempt = lease.job.attempts,
         order.id = tracing::field::Empty,
         domain.name = tracing::field::Empty,
+        webhook.id = tracing::field::Empty,
+        event.name = tracing::field::Empty,
         request.id = lease.job.request_id,
     );
     async {
@@ -128,6 +130,7 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
         let run = async {
             match lease.job.kind {
                 JobKind::PollChallenge { order_id } => advance.run(&lease, order_id).await,
+                JobKind::DeliverEvent { delivery_id } => deliver::run(&advance, &lease, delivery_id).await,
                 JobKind::Sweep => sweep::run(&advance.tools.pool, &lease).await,
                 JobKind::Purge => purge::run(&advance.tools.pool, advance.retain_for, &lease).await,
                 JobKind::RenewDue => renew_due::run(&advance, &lease).await,
@@ -149,6 +152,10 @@ impl Tools {
             acme: crate::acme::Acme::new(settings.acme.settings()?, pool.clone())?,
             lookup: settings.dns.lookup()?,
             keys: crate::keys::KeyMaker::new(),
+            webhooks: crate::webhooks::Webhooks::new(
+                settings.webhooks.webhook_allow_private,
+                settings.webhook_ca_file.as_deref(),
+            )?,
             presenters: crate::presenters::Presenters::new(settings.test_dns_management_url.as_ref())?,
             poll_interval: settings.poll_interval,
             poll_timeout: settings.poll_timeout,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 use countersign_shared::config::{
-    AdminArgs, ConfigError, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, bounded_duration, secret,
+    AdminArgs, ConfigError, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs, bounded_duration, secret,
 };
 use url::Url;
 
@@ -74,6 +74,13 @@ pub struct Settings {
 
     #[command(flatten)]
     pub acme: AcmeArgs,
+
+    #[command(flatten)]
+    pub webhooks: WebhookArgs,
+
+    /// PEM file of roots trusted for webhooks, besides the system's
+    #[arg(long, env = "WEBHOOK_CA_FILE", value_name = "PATH", help_heading = "Webhooks")]
+    pub webhook_ca_file: Option<PathBuf>,
 
     #[command(flatten)]
     pub log: LogArgs,

@@ -28,6 +28,7 @@ use crate::acme::Acme;
 use crate::keys::KeyMaker;
 use crate::presenters::{PresenterError, Presenters, TestDns};
 use crate::queue::Lease;
+use crate::webhooks::Webhooks;
 
 pub use failure::StepError;
 
@@ -43,6 +44,7 @@ pub struct Tools {
     pub lookup: TxtLookup,
     pub keys: KeyMaker,
     pub presenters: Presenters,
+    pub webhooks: Webhooks,
     pub poll_interval: Duration,
     pub poll_timeout: Duration,
     pub confirm_grace: Duration,

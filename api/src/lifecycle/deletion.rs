@@ -2,6 +2,7 @@
 
 use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::domains::{self, Domain};
+use countersign_shared::store::events::{self, EventName};
 use countersign_shared::store::{PgConnection, jobs, orders};
 
 use super::cancel::cancel;
@@ -17,5 +18,6 @@ pub(crate) async fn delete(conn: &mut PgConnection, domain: &Domain, request_id:
     for order_id in orders::reopen_clean_up(conn, domain.id).await? {
         jobs::wake(conn, order_id, request_id.as_str()).await?;
     }
+    events::domain(conn, EventName::DomainDelete, domain.id).await?;
     Ok(())
 }

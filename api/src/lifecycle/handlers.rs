@@ -11,6 +11,7 @@ use countersign_shared::model::domain::{DomainStatus, verification_token};
 use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::store::domains::{self, NewDomain};
+use countersign_shared::store::events::{self, EventName};
 use countersign_shared::store::{BEGIN_SNAPSHOT, StoreError, accounts, certificates, jobs, orders};
 
 use super::error::ApiError;
@@ -61,6 +62,7 @@ pub(crate) async fn register(
         }
         inserted => inserted?,
     };
+    events::domain(&mut tx, EventName::DomainCreate, domain.id).await?;
     let public_id = domain.public_id.clone();
     let registered = Registered {
         id: domain.public_id.to_string(),

@@ -78,7 +78,7 @@ pub(crate) async fn list(
     let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
     let domain = find_domain(&mut now, account, &domain).await?;
     let (certificates, total) = ordered::page(&mut now, domain.id, &sort, page.limit(), page.offset()).await?;
-    let data = certificates.into_iter().map(|certificate| CertificateEntry::new(account, certificate)).collect();
+    let data = certificates.into_iter().map(|certificate| certificate.entry(account)).collect();
     Ok(Json(Paged { data, pagination: page.of(total) }))
 }
 
@@ -96,7 +96,7 @@ pub(crate) async fn show(
         "failed" | "cancelled" => ordered::failure(&mut conn, certificate.id).await?,
         _ => None,
     };
-    Ok(Json(Data { data: CertificateEntry::new(account, certificate).because(failure) }))
+    Ok(Json(Data { data: certificate.entry(account).because(failure) }))
 }
 
 /// Leaf and chain
@@ -212,7 +212,7 @@ pub(crate) async fn issue(
     let started = find_in(&mut tx, domain.id, &certificate).await?;
     let started_id = started.id;
     caller.audit(&mut tx, "certificate.issue", &subject(&started), &request_id).await?;
-    let answer = Data { data: CertificateEntry::new(account_id, started) };
+    let answer = Data { data: started.entry(account_id) };
     idempotency.keep(&mut tx, StatusCode::ACCEPTED, &answer).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(account.id = account_id, certificate.id = started_id, order.id = %order_id, domain.name = %domain.name, "order accepted");

@@ -12,6 +12,7 @@ use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::scope::Scope;
 use countersign_shared::store::domains::of_account::{self, AccountDomain};
 use countersign_shared::store::domains::{self, NewDomain};
+use countersign_shared::store::events::{self, EventName};
 use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError};
 use serde::Deserialize;
 use serde_json::Value;
@@ -111,6 +112,7 @@ pub(crate) async fn create(
         }
         inserted => inserted?,
     };
+    events::domain(&mut tx, EventName::DomainCreate, domain.id).await?;
     let data = AccountDomain {
         id: domain.id,
         account_id: account,

@@ -69,6 +69,11 @@ impl Error {
         Self::NotFound(format!("Certificate renewal `{named}` not found"))
     }
 
+    /// A webhook as the path named it.
+    pub(crate) fn no_webhook(named: &str) -> Self {
+        Self::NotFound(format!("Webhook `{named}` not found"))
+    }
+
     pub(crate) fn not_found() -> Self {
         Self::NotFound("Not Found".to_owned())
     }

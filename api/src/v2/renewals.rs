@@ -125,7 +125,7 @@ pub(crate) async fn issue(
     let successor_id = successor.id;
     let about = format!("renewal {} by {}", found.id, subject(&successor));
     caller.audit(&mut tx, "renewal.issue", &about, &request_id).await?;
-    let answer = Data { data: CertificateEntry::new(account, successor) };
+    let answer = Data { data: successor.entry(account) };
     idempotency.keep(&mut tx, StatusCode::ACCEPTED, &answer).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(account.id = account, certificate.id = successor_id, renewal.id = found.id, order.id = %order_id, domain.name = %domain.name, "order accepted");

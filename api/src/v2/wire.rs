@@ -1,12 +1,11 @@
-//! The JSON of this surface.
+//! The JSON of this surface. What events show too is in `countersign_shared::model::entries`.
 
+use countersign_shared::model::entries::timestamp;
+pub(crate) use countersign_shared::model::entries::{CertificateEntry, DomainEntry, WebhookEntry};
 use countersign_shared::store::accounts::Account;
 use countersign_shared::store::certificates::ordered::{OrderedCertificate, PendingChallenge};
-use countersign_shared::store::domains::of_account::AccountDomain;
 use countersign_shared::store::renewals::Renewal;
 use serde::Serialize;
-use time::macros::format_description;
-use time::{OffsetDateTime, UtcOffset};
 use utoipa::ToSchema;
 
 use super::lists::Pagination;
@@ -23,18 +22,6 @@ pub(crate) struct Data<T> {
 pub(crate) struct Paged<T> {
     pub(super) data: Vec<T>,
     pub(super) pagination: Pagination,
-}
-
-/// `2026-11-21T09:30:00Z`
-fn timestamp(at: OffsetDateTime) -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
-    at.to_offset(UtcOffset::UTC).format(format).expect("years of stored times have four digits")
-}
-
-/// `2026-11-21`
-fn date(at: OffsetDateTime) -> String {
-    let format = format_description!("[year]-[month]-[day]");
-    at.to_offset(UtcOffset::UTC).format(format).expect("years of stored times have four digits")
 }
 
 /// Who the token speaks for.
@@ -68,113 +55,6 @@ impl From<Account> for AccountView {
             created_at: timestamp(account.created_at),
             updated_at: timestamp(account.updated_at),
         }
-    }
-}
-
-#[derive(Serialize, ToSchema)]
-pub(crate) struct DomainEntry {
-    id: i64,
-    account_id: i64,
-    #[schema(value_type = Option<i64>)]
-    registrant_id: Option<()>,
-    /// A-labels.
-    name: String,
-    /// U-labels.
-    unicode_name: String,
-    /// Always `hosted`.
-    state: &'static str,
-    auto_renew: bool,
-    private_whois: bool,
-    trustee: bool,
-    #[schema(value_type = Option<String>)]
-    expires_on: Option<()>,
-    #[schema(value_type = Option<String>)]
-    expires_at: Option<()>,
-    #[schema(format = DateTime)]
-    created_at: String,
-    #[schema(format = DateTime)]
-    updated_at: String,
-}
-
-impl From<AccountDomain> for DomainEntry {
-    fn from(domain: AccountDomain) -> Self {
-        Self {
-            id: domain.id,
-            account_id: domain.account_id,
-            registrant_id: None,
-            unicode_name: countersign_shared::model::identifier::unicode(&domain.name),
-            name: domain.name,
-            state: "hosted",
-            auto_renew: false,
-            private_whois: false,
-            trustee: false,
-            expires_on: None,
-            expires_at: None,
-            created_at: timestamp(domain.created_at),
-            updated_at: timestamp(domain.updated_at),
-        }
-    }
-}
-
-#[derive(Serialize, ToSchema)]
-pub(crate) struct CertificateEntry {
-    id: i64,
-    domain_id: i64,
-    /// Kept for old clients: the account's id.
-    contact_id: i64,
-    /// Labels below the domain; empty for the domain itself.
-    name: String,
-    common_name: String,
-    /// Kept for old clients: always 1.
-    years: u32,
-    /// PEM, once the key is made.
-    csr: Option<String>,
-    /// `new`, `requesting`, `issued`, `failed` or `cancelled`.
-    state: String,
-    auto_renew: bool,
-    /// As ordered: without the domain that `www` covers unasked.
-    alternate_names: Vec<String>,
-    /// Always `letsencrypt`, whatever the CA is.
-    authority_identifier: &'static str,
-    #[schema(format = DateTime)]
-    created_at: String,
-    #[schema(format = DateTime)]
-    updated_at: String,
-    /// Of the leaf; null until it is issued.
-    #[schema(format = DateTime)]
-    expires_at: Option<String>,
-    #[schema(format = Date)]
-    expires_on: Option<String>,
-    /// Our addition: why it failed, in a sentence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failure_reason: Option<String>,
-}
-
-impl CertificateEntry {
-    pub(super) fn new(account_id: i64, certificate: OrderedCertificate) -> Self {
-        Self {
-            id: certificate.id,
-            domain_id: certificate.domain_id,
-            contact_id: account_id,
-            name: certificate.name,
-            common_name: certificate.common_name,
-            years: 1,
-            csr: certificate.csr,
-            state: certificate.state,
-            auto_renew: certificate.auto_renew,
-            alternate_names: certificate.alternate_names,
-            authority_identifier: "letsencrypt",
-            created_at: timestamp(certificate.created_at),
-            updated_at: timestamp(certificate.updated_at),
-            expires_at: certificate.not_after.map(timestamp),
-            expires_on: certificate.not_after.map(date),
-            failure_reason: None,
-        }
-    }
-
-    pub(super) fn because(mut self, failure_reason: Option<String>) -> Self {
-        self.failure_reason = failure_reason;
-        self
     }
 }
 

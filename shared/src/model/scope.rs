@@ -16,6 +16,9 @@ pub enum Scope {
     /// See, register and delete domains.
     #[strum(serialize = "domains:*")]
     Domains,
+    /// See, add and delete webhooks.
+    #[strum(serialize = "webhooks:*")]
+    Webhooks,
 }
 
 impl Scope {

@@ -37,7 +37,7 @@ pub enum Lane {
     Waiting = 0,
     /// Polls and every later step of an order.
     Orders = 1,
-    /// Housekeeping.
+    /// Deliveries of events, and housekeeping.
     Housekeeping = 2,
 }
 
@@ -49,6 +49,8 @@ impl Lane {
 pub enum JobKind {
     /// Advance the order with this internal key.
     PollChallenge { order_id: i64 },
+    /// Tell a webhook of an event.
+    DeliverEvent { delivery_id: i64 },
     /// Give orders without a job one.
     Sweep,
     /// Delete what is old.
@@ -112,9 +114,9 @@ pub async fn claim(
            WHERE id = ANY(ARRAY(
                SELECT id FROM jobs
                WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR $5)
-                 AND kind IN ('poll-challenge', 'sweep', 'purge', 'renew-due')
+                 AND kind IN ('poll-challenge', 'deliver-event', 'sweep', 'purge', 'renew-due')
                ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED))
-           RETURNING id, kind, order_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
+           RETURNING id, kind, order_id, delivery_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
                CASE WHEN (last_result #>> '{lost,at}')::timestamptz = now() THEN last_result #>> '{lost,by}' END AS lost_by,
                now() AS "claimed_at!", trace_context ->> 'request_id' AS request_id"#,
         lane as i16,
@@ -128,11 +130,12 @@ pub async fn claim(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let kind = match (row.kind.as_str(), row.order_id) {
-                ("poll-challenge", Some(order_id)) => JobKind::PollChallenge { order_id },
-                ("sweep", None) => JobKind::Sweep,
-                ("purge", None) => JobKind::Purge,
-                ("renew-due", None) => JobKind::RenewDue,
+            let kind = match (row.kind.as_str(), row.order_id, row.delivery_id) {
+                ("poll-challenge", Some(order_id), None) => JobKind::PollChallenge { order_id },
+                ("deliver-event", None, Some(delivery_id)) => JobKind::DeliverEvent { delivery_id },
+                ("sweep", None, None) => JobKind::Sweep,
+                ("purge", None, None) => JobKind::Purge,
+                ("renew-due", None, None) => JobKind::RenewDue,
                 _ => return Err(StoreError::Corrupt { column: "jobs.kind" }),
             };
             Ok(ClaimedJob {

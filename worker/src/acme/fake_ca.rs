@@ -24,6 +24,7 @@ use super::pebble::MemoryRecord;
 use super::problem::{AcmeError, RequestKind};
 use super::transport::{Answer, Failure, Transport, Wire};
 use super::*;
+use crate::outward::RootsError;
 
 const GIGABYTE: u64 = 1 << 30;
 
@@ -248,7 +249,7 @@ async fn an_untrusted_ca_certificate_is_refused() {
     assert!(matches!(outcome, Err(Failure::NoNonce(Some(cause))) if matches!(*cause, Failure::Http(_))));
     assert!(ca.seen("/dir").is_empty());
     let no_pem = Settings { ca_file: Some("/dev/null".into()), ..ca.settings() };
-    assert!(matches!(Wire::new(&no_pem), Err(SetupError::NoCertificate(_))));
+    assert!(matches!(Wire::new(&no_pem), Err(SetupError::CaFile(RootsError::Empty(_)))));
 }
 
 #[tokio::test]

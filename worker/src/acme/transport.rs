@@ -11,7 +11,6 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -31,8 +30,9 @@ use url::Url;
 
 use super::account::AccountKey;
 use super::problem::Problem;
-use super::url_policy::{PolicedResolver, UrlPolicy, UrlRefused};
+use super::url_policy::UrlPolicy;
 use super::{ExternalAccount, Settings};
+use crate::outward::{JudgingResolver, RootsError, UrlRefused, roots};
 
 const REPLAY_NONCE: HeaderName = HeaderName::from_static("replay-nonce");
 /// Largest answer that is read, certificates included.
@@ -48,12 +48,10 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30 * 24 * 3600);
 pub enum SetupError {
     #[error("the ACME directory's URL is refused")]
     Directory(#[from] UrlRefused),
-    #[error("ACME_CA_FILE `{path}` cannot be read")]
-    CaFile { path: PathBuf, source: std::io::Error },
+    #[error("ACME_CA_FILE cannot be used")]
+    CaFile(#[from] RootsError),
     #[error("the TLS client cannot be made (is ACME_CA_FILE a PEM file of certificates?)")]
     Tls(#[source] reqwest::Error),
-    #[error("ACME_CA_FILE `{0}` holds no certificate")]
-    NoCertificate(PathBuf),
 }
 
 /// Why a request has no 2xx answer.
@@ -127,16 +125,11 @@ impl Wire {
             // Both would go round the URL policy.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .dns_resolver(PolicedResolver(Arc::clone(&policy)))
+            .dns_resolver(JudgingResolver(Arc::clone(&policy)))
             .connect_timeout(settings.connect_timeout)
             .timeout(settings.request_timeout);
         if let Some(path) = &settings.ca_file {
-            let pem = std::fs::read(path).map_err(|source| SetupError::CaFile { path: path.clone(), source })?;
-            let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(SetupError::Tls)?;
-            if roots.is_empty() {
-                return Err(SetupError::NoCertificate(path.clone()));
-            }
-            builder = builder.tls_certs_merge(roots);
+            builder = builder.tls_certs_merge(roots(path)?);
         }
         Ok(Wire {
             http: builder.build().map_err(SetupError::Tls)?,

@@ -4,23 +4,13 @@
 //! the like) only when the configured directory itself does. Address literals are judged before the request, names when
 //! they are resolved, so that a name cannot change its mind between the check and the connection.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::net::SocketAddr;
+use std::sync::OnceLock;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use url::{Host, Url};
+use countersign_shared::model::address::{is_inward, is_inward_literal};
+use url::Url;
 
-#[derive(Debug, thiserror::Error)]
-pub enum UrlRefused {
-    #[error("not a URL: `{0}`")]
-    NotAUrl(String),
-    #[error("not https: `{0}`")]
-    NotHttps(String),
-    #[error("user name or password in a URL of `{0}`")]
-    Userinfo(String),
-    #[error("`{0}` is inside our network and the directory is not")]
-    Inward(String),
-}
+use crate::outward::{Admits, UrlRefused, https_host, outward_only};
 
 /// One per directory.
 pub(super) struct UrlPolicy {
@@ -54,98 +44,25 @@ impl UrlPolicy {
     fn allows_inward(&self) -> bool {
         self.directory_is_inward.get().copied().unwrap_or(false)
     }
+}
 
-    /// The addresses of `name` that may be connected to.
+impl Admits for UrlPolicy {
     fn admitted(&self, name: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, UrlRefused> {
         if name.eq_ignore_ascii_case(&self.directory_host) && !addresses.is_empty() {
             self.directory_is_inward.get_or_init(|| addresses.iter().all(|address| is_inward(address.ip())));
         }
-        if self.allows_inward() {
-            return Ok(addresses);
-        }
-        let outward: Vec<_> = addresses.into_iter().filter(|address| !is_inward(address.ip())).collect();
-        match outward.is_empty() {
-            true => Err(UrlRefused::Inward(name.to_owned())),
-            false => Ok(outward),
-        }
-    }
-}
-
-/// The policy as reqwest's resolver.
-pub(super) struct PolicedResolver(pub(super) Arc<UrlPolicy>);
-
-impl Resolve for PolicedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let policy = Arc::clone(&self.0);
-        Box::pin(async move {
-            let addresses = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let admitted = policy.admitted(name.as_str(), addresses)?;
-            Ok(Box::new(admitted.into_iter()) as Addrs)
-        })
-    }
-}
-
-fn https_host(url: &Url) -> Result<Host<&str>, UrlRefused> {
-    let host = url.host().ok_or_else(|| UrlRefused::NotAUrl(url.scheme().to_owned()))?;
-    if url.scheme() != "https" {
-        return Err(UrlRefused::NotHttps(host.to_string()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(UrlRefused::Userinfo(host.to_string()));
-    }
-    Ok(host)
-}
-
-/// `None` for a name that only resolution can judge.
-fn is_inward_literal(host: &Host<&str>) -> Option<bool> {
-    match host {
-        Host::Ipv4(address) => Some(is_inward((*address).into())),
-        Host::Ipv6(address) => Some(is_inward((*address).into())),
-        Host::Domain(name) => {
-            let name = name.trim_end_matches('.');
-            (name == "localhost" || name.ends_with(".localhost")).then_some(true)
-        }
-    }
-}
-
-/// Whether an address is not of the public internet (the IANA special-purpose registries).
-fn is_inward(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_inward_v4(v4),
-        IpAddr::V6(v6) => is_inward_v6(v6),
-    }
-}
-
-fn is_inward_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    address.is_private()
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_multicast()
-        || matches!((a, b, c), (0, _, _) | (100, 64..=127, _) | (192, 0, 0) | (198, 18..=19, _) | (240.., _, _))
-}
-
-fn is_inward_v6(address: Ipv6Addr) -> bool {
-    let [a, b, c, d, e, f, g, h] = address.segments();
-    let embedded = |high: u16, low: u16| is_inward_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
-    match (a, b, c, d, e, f) {
-        // Unspecified, loopback, IPv4-compatible, IPv4-mapped.
-        (0, 0, 0, 0, 0, 0 | 0xffff) => f == 0 || embedded(g, h),
-        (0x64, 0xff9b, 0, 0, 0, 0) => embedded(g, h), // NAT64, RFC 6052
-        (0x64, 0xff9b, 1, ..) => true,                // local NAT64, RFC 8215
-        (0x2002, ..) => embedded(b, c),               // 6to4, RFC 3056
-        _ => {
-            address.is_unique_local()
-                || address.is_unicast_link_local()
-                || address.is_multicast()
-                || a & 0xffc0 == 0xfec0
-        }
+        if self.allows_inward() { Ok(addresses) } else { outward_only(name, addresses) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use reqwest::dns::Resolve as _;
+
     use super::*;
+    use crate::outward::JudgingResolver;
 
     fn policy(directory: &str) -> UrlPolicy {
         UrlPolicy::new(&Url::parse(directory).unwrap()).unwrap()
@@ -236,10 +153,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_resolver_refuses_localhost_to_a_public_directory() {
-        let resolver = PolicedResolver(Arc::new(policy("https://ca.example/dir")));
+        let resolver = JudgingResolver(Arc::new(policy("https://ca.example/dir")));
         let resolved = resolver.resolve("localhost".parse().unwrap()).await;
         assert!(resolved.is_err_and(|error| error.is::<UrlRefused>()));
-        let resolver = PolicedResolver(Arc::new(policy("https://localhost/dir")));
+        let resolver = JudgingResolver(Arc::new(policy("https://localhost/dir")));
         assert!(resolver.resolve("localhost".parse().unwrap()).await.is_ok());
     }
 }

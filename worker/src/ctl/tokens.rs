@@ -35,9 +35,10 @@ pub(super) struct Create {
     #[arg(long, default_value = "token")]
     name: String,
 
-    /// What it may do, separated by commas: certificates:read, certificates:write, certificates:key, domains:*
+    /// What it may do, separated by commas: certificates:read, certificates:write, certificates:key, domains:*,
+    /// webhooks:*
     #[arg(long, value_delimiter = ',', value_parser = word::<Scope>, value_name = "SCOPES",
-        default_value = "certificates:read,certificates:write,certificates:key,domains:*")]
+        default_value = "certificates:read,certificates:write,certificates:key,domains:*,webhooks:*")]
     scopes: Vec<Scope>,
 
     /// Refused after this time, such as 90d; never by default

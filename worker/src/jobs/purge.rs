@@ -1,11 +1,12 @@
-//! Every hour: orders that ended longer than `RETAIN_FOR` ago, and deleted domains that are cleaned up, are deleted.
+//! Every hour: orders that ended longer than `RETAIN_FOR` ago, deleted domains that are cleaned up, and events older than 30
+//! days are deleted.
 
 use std::time::Duration;
 
 use countersign_shared::store::certificates::ordered;
 use countersign_shared::store::jobs::Outcome;
 use countersign_shared::store::orders::purge::{self, Cursor};
-use countersign_shared::store::{PgPool, StoreError, idempotency_keys, in_time, request_counts};
+use countersign_shared::store::{PgPool, StoreError, deliveries, idempotency_keys, in_time, request_counts};
 use countersign_shared::telemetry::chain;
 
 use super::{failed, result};
@@ -50,6 +51,17 @@ async fn purge(pool: &PgPool, retain_for: Duration) -> Result<(u64, u64), StoreE
         idempotency_keys::purge(&mut conn, 10 * BATCH).await
     })
     .await?;
+    loop {
+        let batch = in_time(async {
+            let mut tx = pool.begin().await?;
+            let batch = deliveries::purge(&mut tx, BATCH).await?;
+            tx.commit().await?;
+            Ok(batch)
+        });
+        if batch.await? < BATCH as u64 {
+            break;
+        }
+    }
     let (mut orders, mut domains) = (0, 0);
     let mut after = Some(Cursor::default());
     while let Some(cursor) = after {

@@ -8,6 +8,7 @@ use super::super::StoreError;
 use super::super::sorting::{Column, SortBy, order_by};
 use crate::model::certificate::KeyAlgorithm;
 use crate::model::certificate_names::CertificateNames;
+use crate::model::entries::{CertificateEntry, date, timestamp};
 use crate::model::ids::PublicId;
 
 #[derive(Clone, Debug, FromRow)]
@@ -24,6 +25,30 @@ pub struct OrderedCertificate {
     pub not_after: Option<OffsetDateTime>,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
+}
+
+impl OrderedCertificate {
+    /// As the API and events show it.
+    pub fn entry(self, account_id: i64) -> CertificateEntry {
+        CertificateEntry {
+            id: self.id,
+            domain_id: self.domain_id,
+            contact_id: account_id,
+            name: self.name,
+            common_name: self.common_name,
+            years: 1,
+            csr: self.csr,
+            state: self.state,
+            auto_renew: self.auto_renew,
+            alternate_names: self.alternate_names,
+            authority_identifier: "letsencrypt",
+            created_at: timestamp(self.created_at),
+            updated_at: timestamp(self.updated_at),
+            expires_at: self.not_after.map(timestamp),
+            expires_on: self.not_after.map(date),
+            failure_reason: None,
+        }
+    }
 }
 
 /// What the list can be sorted by, in the API's words.
@@ -80,6 +105,23 @@ pub async fn find(conn: &mut PgConnection, domain_id: i64, id: i64) -> Result<Op
                c.auto_renew, c.csr, c.not_after, c.created_at, c.updated_at
            FROM certificates c JOIN domains d ON d.id = c.domain_id WHERE c.id = $2 AND c.domain_id = $1"#,
         domain_id,
+        id
+    );
+    Ok(certificate.fetch_optional(conn).await?)
+}
+
+/// Whichever domain of the account it is for.
+pub async fn find_in_account(
+    conn: &mut PgConnection,
+    account_id: i64,
+    id: i64,
+) -> Result<Option<OrderedCertificate>, StoreError> {
+    let certificate = sqlx::query_as!(
+        OrderedCertificate,
+        r#"SELECT c.id, c.domain_id, c.name, coalesce(c.common_name, d.name) AS "common_name!", c.alternate_names, c.state,
+               c.auto_renew, c.csr, c.not_after, c.created_at, c.updated_at
+           FROM certificates c JOIN domains d ON d.id = c.domain_id WHERE c.id = $2 AND d.account_id = $1"#,
+        account_id,
         id
     );
     Ok(certificate.fetch_optional(conn).await?)

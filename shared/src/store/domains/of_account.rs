@@ -6,6 +6,8 @@ use time::OffsetDateTime;
 
 use super::super::StoreError;
 use super::super::sorting::{Column, SortBy, order_by};
+use crate::model::entries::{DomainEntry, timestamp};
+use crate::model::identifier::unicode;
 
 #[derive(Clone, Debug, FromRow)]
 pub struct AccountDomain {
@@ -14,6 +16,26 @@ pub struct AccountDomain {
     pub name: String,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
+}
+
+impl From<AccountDomain> for DomainEntry {
+    fn from(domain: AccountDomain) -> Self {
+        Self {
+            id: domain.id,
+            account_id: domain.account_id,
+            registrant_id: None,
+            unicode_name: unicode(&domain.name),
+            name: domain.name,
+            state: "hosted",
+            auto_renew: false,
+            private_whois: false,
+            trustee: false,
+            expires_on: None,
+            expires_at: None,
+            created_at: timestamp(domain.created_at),
+            updated_at: timestamp(domain.updated_at),
+        }
+    }
 }
 
 /// What the list can be sorted by, in the API's words.
@@ -70,6 +92,21 @@ pub async fn find(conn: &mut PgConnection, account_id: i64, id: i64) -> Result<O
         AccountDomain,
         "SELECT id, account_id, name, created_at, updated_at FROM domains
          WHERE id = $2 AND account_id = $1 AND deleted_at IS NULL",
+        account_id,
+        id
+    );
+    Ok(domain.fetch_optional(conn).await?)
+}
+
+/// By id, also once it is deleted: for what tells of the deletion.
+pub async fn find_even_deleted(
+    conn: &mut PgConnection,
+    account_id: i64,
+    id: i64,
+) -> Result<Option<AccountDomain>, StoreError> {
+    let domain = sqlx::query_as!(
+        AccountDomain,
+        "SELECT id, account_id, name, created_at, updated_at FROM domains WHERE id = $2 AND account_id = $1",
         account_id,
         id
     );
