@@ -323,7 +323,6 @@ async fn every_kind_of_answer_has_the_security_headers() {
         (201, register(json!({"domain_name": "new.example.com"}).to_string())),
         (200, call(Method::GET, "/domains")),
         (200, call(Method::GET, &path)),
-        (200, call(Method::GET, "/openapi.json")),
         (400, register("{".to_owned())),
         (400, call(Method::POST, &format!("{path}/verify"))),
         (401, api.with_token(None).request(Method::GET, &path)),

@@ -9,6 +9,7 @@ mod indexes;
 mod lists;
 mod presenters;
 mod rates;
+mod repeats;
 mod strangers;
 mod surroundings;
 mod tenants;
