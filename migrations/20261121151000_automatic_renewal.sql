@@ -1,7 +1,7 @@
 -- The scheduled job renew-due: when a certificate with auto_renew is renewed, and what its CA suggests for that.
 
 ALTER TABLE jobs DROP CONSTRAINT jobs_kind_check,
-    ADD CONSTRAINT jobs_kind_check CHECK (kind IN ('poll-challenge', 'sweep', 'purge', 'renew-due')) NOT VALID;
+    ADD CONSTRAINT jobs_kind_check CHECK (kind IN ('poll-challenge', 'deliver-event', 'sweep', 'purge', 'renew-due')) NOT VALID;
 ALTER TABLE jobs VALIDATE CONSTRAINT jobs_kind_check;
 
 ALTER TABLE certificates

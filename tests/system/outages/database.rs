@@ -39,10 +39,10 @@ impl Outage {
 }
 
 fn short_leases() -> StackBuilder {
-    Stack::builder().setting("LEASE_FOR", "2s")
+    Stack::builder().setting("LEASE_FOR", "4s").setting("DATABASE_ACQUIRE_TIMEOUT", "1s")
 }
 
-/// Leases of 2 s end during a short outage, the default ones of 9 s during a long one.
+/// Leases of 4 s end during a short outage, the default ones of 9 s during a long one.
 async fn orders_survive(stack: StackBuilder, outage: Outage, length: Duration) {
     let stack = stack.apis(2).workers(2).postgres_front().setting("POLL_TIMEOUT", "5m").start().await;
     let domains = pending_domains(&stack, &names(8)).await;

@@ -81,9 +81,9 @@ async fn after_fifteen_failures_in_a_row_nothing_more_is_sent() {
         holds(&stack, "SELECT NOT EXISTS (SELECT FROM jobs WHERE kind = 'deliver-event')").await.then_some(())
     };
     stack.wait_until("no delivery is left", SOON, gone).await;
-    // Two may have been under way while the fifteenth failed.
+    // Some may have been under way, or claimed, before the fifteenth failure was stored: one for each delivery.
     let failed = receiver.received("/hook").len() - 1;
-    assert!((15..=16).contains(&failed), "{failed} attempts");
+    assert!((15..=18).contains(&failed), "{failed} attempts");
     assert!(holds(&stack, "SELECT count(*) = 3 FROM deliveries WHERE failed_at IS NOT NULL").await);
     assert!(shop.show(&format!("/webhooks/{id}")).await["suppressed_at"].as_str().unwrap().ends_with('Z'));
     shop.domain("unheard.example.com").await;
