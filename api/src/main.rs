@@ -95,9 +95,11 @@ async fn run() -> anyhow::Result<()> {
         pool,
         rates,
         allow_special_use_names: settings.allow_special_use_names,
+        allow_manual: settings.allow_manual,
+        require_verified: settings.require_verified,
         allow_private_webhooks: settings.webhooks.webhook_allow_private,
     });
-    let router = routes::public(app, auth_token, v2, Places::new(settings.max_requests.into()));
+    let router = routes::public(&settings.public_apis, app, auth_token, v2, Places::new(settings.max_requests.into()));
     serve::serve(listener, router, settings.max_connections.into(), stop, settings.shutdown_grace).await;
     tracing::info!("stopped");
     Ok(())

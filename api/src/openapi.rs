@@ -156,6 +156,8 @@ pub(crate) async fn page() -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -167,13 +169,15 @@ mod tests {
     }
 
     #[test]
-    fn it_is_openapi_3_1_and_every_call_has_its_errors() {
+    fn it_is_openapi_3_1_and_every_call_has_its_own_id_and_its_errors() {
         let description: serde_json::Value = serde_json::from_str(&document()).unwrap();
         assert_eq!(description["openapi"], "3.1.0");
         let paths = description["paths"].as_object().unwrap();
         let calls: Vec<_> = paths.values().flat_map(|path| path.as_object().unwrap().values()).collect();
         assert_eq!(calls.len(), 28);
+        let mut ids = HashSet::new();
         for call in calls {
+            assert!(ids.insert(call["operationId"].as_str().unwrap().to_owned()), "twice: {}", call["operationId"]);
             for status in ["401", "500", "503"] {
                 assert!(call["responses"][status]["content"]["application/json"].is_object(), "{call}");
             }

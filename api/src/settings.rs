@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use countersign_shared::config::{
     AdminArgs, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs, bounded_duration,
 };
@@ -27,6 +27,18 @@ pub(crate) struct Settings {
     /// File that holds the bearer token
     #[arg(long, env = "AUTH_TOKEN_FILE", value_name = "PATH")]
     pub(crate) auth_token_file: Option<PathBuf>,
+
+    /// Which of the two APIs are served: domains, v2, or both
+    #[arg(long, env = "PUBLIC_APIS", value_delimiter = ',', default_value = "domains,v2")]
+    pub(crate) public_apis: Vec<PublicApi>,
+
+    /// Let certificates be ordered through /v2 where the customer must publish the TXT records
+    #[arg(long, env = "ALLOW_MANUAL", default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) allow_manual: bool,
+
+    /// Let certificates be ordered through /v2 only for domains that have been verified through /domains
+    #[arg(long, env = "REQUIRE_VERIFIED", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) require_verified: bool,
 
     /// Requests an account may make to /v2 in an hour, over all its tokens; 0: as many as it likes
     #[arg(long, env = "RATE_LIMIT", default_value_t = 2400)]
@@ -70,6 +82,12 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PublicApi {
+    Domains,
+    V2,
 }
 
 /// An answer comes within 30 s, whatever is waited for.

@@ -31,6 +31,10 @@ pub(crate) struct V2 {
     pub(crate) pool: PgPool,
     pub(crate) rates: Arc<Rates>,
     pub(crate) allow_special_use_names: bool,
+    /// Whether a certificate may be ordered where the customer publishes the records.
+    pub(crate) allow_manual: bool,
+    /// Whether a certificate may be ordered only for a domain that was verified through `/domains`.
+    pub(crate) require_verified: bool,
     /// Whether webhooks may lead into our own network.
     pub(crate) allow_private_webhooks: bool,
 }

@@ -1,7 +1,7 @@
 //! Renewals by `/v2`: a successor with a key of its own takes over, the old certificate stays. `automatic` has those that nobody asks
 //! for, `suggested` those for which the CA says when.
 
-mod automatic;
+pub(crate) mod automatic;
 mod suggested;
 
 use countersign_tests::acme_front::Kind;

@@ -7,6 +7,7 @@ mod client;
 mod client_errors;
 mod indexes;
 mod lists;
+mod policies;
 mod presenters;
 mod rates;
 mod repeats;

@@ -31,7 +31,7 @@ use crate::request_id::RequestId;
 ///
 /// The answer says which TXT record proves ownership. A name can be registered once; delete the domain to register it
 /// again.
-#[utoipa::path(post, path = "/domains", tag = "Domains", request_body = RegisterInput, responses(
+#[utoipa::path(post, path = "/domains", operation_id = "register_domain", tag = "Domains", request_body = RegisterInput, responses(
     (status = 201, body = Registered, description = "Registered; the token awaits verification"),
     (status = 400, body = Error, description = "Malformed body, or a name that no public CA certifies"),
     (status = 413, body = Error, description = "The body is larger than 64 KiB"),
@@ -80,7 +80,7 @@ pub(crate) async fn register(
 /// List domains
 ///
 /// Newest first, in pages.
-#[utoipa::path(get, path = "/domains", tag = "Domains", params(ListQuery), responses(
+#[utoipa::path(get, path = "/domains", operation_id = "list_domains", tag = "Domains", params(ListQuery), responses(
     (status = 200, body = DomainList, description = "One page"),
     (status = 400, body = Error, description = "Bad parameters"),
     AnyCall,
@@ -113,7 +113,7 @@ pub(crate) async fn list(
 /// Where a domain stands
 ///
 /// While a TXT record is awaited: the record, until when, and what the last look-up saw. After a failure: what to change.
-#[utoipa::path(get, path = "/domains/{id}", tag = "Domains", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/domains/{id}", operation_id = "fetch_domain", tag = "Domains", params(("id" = String, Path)), responses(
     (status = 200, body = DomainView, description = "The domain"),
     (status = 404, body = Error, description = "No such domain"),
     AnyCall,
@@ -127,7 +127,7 @@ pub(crate) async fn fetch(State(app): State<Arc<App>>, DomainId(id): DomainId) -
 /// Delete a domain
 ///
 /// The name is free at once. An open order is cancelled, and what the certificate authority remembers of it is withdrawn.
-#[utoipa::path(delete, path = "/domains/{id}", tag = "Domains", params(("id" = String, Path)), responses(
+#[utoipa::path(delete, path = "/domains/{id}", operation_id = "delete_domain", tag = "Domains", params(("id" = String, Path)), responses(
     (status = 204, description = "Deleted"),
     (status = 404, body = Error, description = "No such domain"),
     AnyCall,
@@ -148,7 +148,7 @@ pub(crate) async fn delete(
 /// Verify ownership
 ///
 /// Looks for the token in DNS, now and uncached. Also the way to issue again from `active` or `failed`.
-#[utoipa::path(post, path = "/domains/{id}/verify", tag = "Domains", params(("id" = String, Path)), responses(
+#[utoipa::path(post, path = "/domains/{id}/verify", operation_id = "verify_domain", tag = "Domains", params(("id" = String, Path)), responses(
     (status = 200, body = DomainView, description = "Verified"),
     (status = 400, body = Error, description = "The token is not there, or the status does not allow it"),
     (status = 404, body = Error, description = "No such domain"),
@@ -165,7 +165,7 @@ pub(crate) async fn verify(State(app): State<Arc<App>>, DomainId(id): DomainId) 
 ///
 /// Only from `verified`. The answer says which TXT value the certificate authority wants to see; set it before the deadline
 /// that `GET /domains/{id}` shows. A body is ignored.
-#[utoipa::path(post, path = "/domains/{id}/issue-certificate", tag = "Certificates", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/domains/{id}/issue-certificate", operation_id = "issue_certificate", tag = "Certificates", params(("id" = String, Path)),
     responses(
         (status = 202, body = IssuanceStarted, description = "The order awaits its TXT record"),
         (status = 400, body = Error, description = "The domain is not verified"),
@@ -185,7 +185,7 @@ pub(crate) async fn issue(
 ///
 /// Only from `failed`, once `failure.retryable` is true. The TXT value stays the same if the certificate authority still
 /// waits for it.
-#[utoipa::path(post, path = "/domains/{id}/retry", tag = "Certificates", params(("id" = String, Path)), responses(
+#[utoipa::path(post, path = "/domains/{id}/retry", operation_id = "retry_order", tag = "Certificates", params(("id" = String, Path)), responses(
     (status = 202, body = IssuanceStarted, description = "A new order awaits its TXT record"),
     (status = 400, body = Error, description = "Nothing has failed, or a retry cannot help now"),
     (status = 404, body = Error, description = "No such domain"),
@@ -203,7 +203,7 @@ pub(crate) async fn retry(
 /// Look for the TXT record now
 ///
 /// "I have set the record": the next look-up happens at once, at most one a second.
-#[utoipa::path(post, path = "/domains/{id}/check", tag = "Certificates", params(("id" = String, Path)), responses(
+#[utoipa::path(post, path = "/domains/{id}/check", operation_id = "check_record", tag = "Certificates", params(("id" = String, Path)), responses(
     (status = 202, body = CheckPromised, description = "A look-up is on its way"),
     (status = 400, body = Error, description = "No certificate is pending"),
     (status = 404, body = Error, description = "No such domain"),
@@ -228,7 +228,7 @@ pub(crate) async fn check(
 /// What is known of the certificate
 ///
 /// Never any PEM. Only while the domain is `active`.
-#[utoipa::path(get, path = "/domains/{id}/certificate", tag = "Certificates", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/domains/{id}/certificate", operation_id = "describe_certificate", tag = "Certificates", params(("id" = String, Path)), responses(
     (status = 200, body = CertificateView, description = "The newest certificate"),
     (status = 404, body = Error, description = "No such domain, or no active certificate"),
     AnyCall,

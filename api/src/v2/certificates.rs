@@ -13,6 +13,7 @@ use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::order::{OrderOrigin, Presenter};
 use countersign_shared::model::scope::Scope;
 use countersign_shared::store::certificates::ordered::{self, OrderedCertificate};
+use countersign_shared::store::domains::Domain;
 use countersign_shared::store::jobs::{self, Lane};
 use countersign_shared::store::orders::{self, NewOrder};
 use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, PoolConnection, StoreError, accounts, domains};
@@ -61,7 +62,7 @@ pub(crate) struct OrderInput {
 /// List certificates
 ///
 /// Newest first, unless sorted otherwise.
-#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/certificates", tag = "Certificates of an account",
+#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/certificates", operation_id = "list_certificates", tag = "Certificates of an account",
     params(("account" = i64, Path), ("domain" = String, Path), CertificatesQuery),
     responses((status = 200, body = Paged<CertificateEntry>), AnyV2Call))]
 pub(crate) async fn list(
@@ -83,7 +84,7 @@ pub(crate) async fn list(
 }
 
 /// One certificate
-#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/certificates/{certificate}", tag = "Certificates of an account",
+#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/certificates/{certificate}", operation_id = "show_certificate", tag = "Certificates of an account",
     params(("account" = i64, Path), ("domain" = String, Path), ("certificate" = i64, Path)),
     responses((status = 200, body = Data<CertificateEntry>), AnyV2Call))]
 pub(crate) async fn show(
@@ -100,7 +101,7 @@ pub(crate) async fn show(
 }
 
 /// Leaf and chain
-#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/certificates/{certificate}/download",
+#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/certificates/{certificate}/download", operation_id = "download_certificate",
     tag = "Certificates of an account",
     params(("account" = i64, Path), ("domain" = String, Path), ("certificate" = i64, Path)),
     responses((status = 200, body = Data<Bundle>), (status = 428, body = V2Error, description = "Not issued yet"), AnyV2Call))]
@@ -115,7 +116,7 @@ pub(crate) async fn download(
 }
 
 /// The private key
-#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/certificates/{certificate}/private_key",
+#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/certificates/{certificate}/private_key", operation_id = "show_private_key",
     tag = "Certificates of an account",
     params(("account" = i64, Path), ("domain" = String, Path), ("certificate" = i64, Path)),
     responses((status = 200, body = Data<PrivateKey>), (status = 428, body = V2Error, description = "Not issued yet"), AnyV2Call))]
@@ -136,7 +137,7 @@ pub(crate) async fn private_key(
 /// The TXT records that a certificate waits for
 ///
 /// Our addition, for accounts whose records the customer publishes. Empty when nothing is awaited.
-#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/certificates/{certificate}/challenges",
+#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/certificates/{certificate}/challenges", operation_id = "list_challenges",
     tag = "Certificates of an account",
     params(("account" = i64, Path), ("domain" = String, Path), ("certificate" = i64, Path)),
     responses((status = 200, body = Data<Vec<ChallengeEntry>>), AnyV2Call))]
@@ -153,7 +154,7 @@ pub(crate) async fn challenges(
 /// Order a certificate
 ///
 /// Nothing is asked of the CA until it is issued.
-#[utoipa::path(post, path = "/v2/{account}/domains/{domain}/certificates/letsencrypt", tag = "Certificates of an account",
+#[utoipa::path(post, path = "/v2/{account}/domains/{domain}/certificates/letsencrypt", operation_id = "order_certificate", tag = "Certificates of an account",
     params(("account" = i64, Path), ("domain" = String, Path)), request_body = Option<OrderInput>,
     responses((status = 201, body = Data<OrderEntry>), AnyV2Call))]
 pub(crate) async fn order(
@@ -170,6 +171,7 @@ pub(crate) async fn order(
     let named_domain = find_domain(&mut tx, account, &named).await?;
     let domain = domains::lock_live(&mut tx, named_domain.id).await?.ok_or_else(|| Error::no_domain(&named))?;
     let input = Ordered::parse(&input::fields(&body)?, &domain.name)?;
+    may_be_ordered(&v2, &mut tx, account, &domain).await?;
     let public_id = PublicId::from_random(rand::random());
     let certificate =
         ordered::insert(&mut tx, &public_id, domain.id, &input.names, input.algorithm, input.auto_renew).await?;
@@ -184,7 +186,7 @@ pub(crate) async fn order(
 /// Issue an ordered certificate
 ///
 /// Only once. A worker goes on from here; ask for the certificate until its state is `issued` or `failed`.
-#[utoipa::path(post, path = "/v2/{account}/domains/{domain}/certificates/letsencrypt/{certificate}/issue",
+#[utoipa::path(post, path = "/v2/{account}/domains/{domain}/certificates/letsencrypt/{certificate}/issue", operation_id = "issue_ordered_certificate",
     tag = "Certificates of an account",
     params(("account" = i64, Path), ("domain" = String, Path), ("certificate" = i64, Path)),
     responses((status = 202, body = Data<CertificateEntry>), AnyV2Call))]
@@ -219,6 +221,28 @@ pub(crate) async fn issue(
     Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
+/// What the operator's policy says of another certificate of a domain.
+pub(super) async fn may_be_ordered(
+    v2: &V2,
+    conn: &mut PgConnection,
+    account_id: i64,
+    domain: &Domain,
+) -> Result<(), Error> {
+    if v2.require_verified && domain.verified_at.is_none() {
+        return Err(Error::BadRequest(format!("Domain `{}` is not verified", domain.name)));
+    }
+    if !v2.allow_manual && !presenter(conn, account_id).await?.is_automatic() {
+        return Err(Error::BadRequest("No presenter is configured that publishes the TXT records".to_owned()));
+    }
+    Ok(())
+}
+
+/// Who publishes the records of an order that is made now.
+async fn presenter(conn: &mut PgConnection, account_id: i64) -> Result<Presenter, Error> {
+    let account = accounts::find(conn, account_id).await?.ok_or(Error::Unauthorized)?;
+    account.presenter.parse().map_err(|_| Error::Internal)
+}
+
 /// The order of a certificate that was started, and its job. Returns its public id.
 pub(super) async fn accept(
     conn: &mut PgConnection,
@@ -228,8 +252,7 @@ pub(super) async fn accept(
     origin: OrderOrigin,
     request_id: &RequestId,
 ) -> Result<PublicId, Error> {
-    let account = accounts::find(conn, account_id).await?.ok_or(Error::Unauthorized)?;
-    let presenter: Presenter = account.presenter.parse().map_err(|_| Error::Internal)?;
+    let presenter = presenter(conn, account_id).await?;
     let public_id = PublicId::from_random(rand::random());
     let new = NewOrder {
         public_id: &public_id,

@@ -54,7 +54,7 @@ pub(crate) struct DomainInput {
 }
 
 /// List domains
-#[utoipa::path(get, path = "/v2/{account}/domains", tag = "Domains of an account",
+#[utoipa::path(get, path = "/v2/{account}/domains", operation_id = "list_account_domains", tag = "Domains of an account",
     params(("account" = i64, Path), DomainsQuery), responses((status = 200, body = Paged<DomainEntry>), AnyV2Call))]
 pub(crate) async fn list(
     State(v2): State<Arc<V2>>,
@@ -77,7 +77,7 @@ pub(crate) async fn list(
 }
 
 /// Register a domain
-#[utoipa::path(post, path = "/v2/{account}/domains", tag = "Domains of an account", params(("account" = i64, Path)),
+#[utoipa::path(post, path = "/v2/{account}/domains", operation_id = "create_domain", tag = "Domains of an account", params(("account" = i64, Path)),
     request_body = DomainInput, responses((status = 201, body = Data<DomainEntry>), AnyV2Call))]
 pub(crate) async fn create(
     State(v2): State<Arc<V2>>,
@@ -129,7 +129,7 @@ pub(crate) async fn create(
 }
 
 /// One domain, by name or id
-#[utoipa::path(get, path = "/v2/{account}/domains/{domain}", tag = "Domains of an account",
+#[utoipa::path(get, path = "/v2/{account}/domains/{domain}", operation_id = "show_domain", tag = "Domains of an account",
     params(("account" = i64, Path), ("domain" = String, Path)), responses((status = 200, body = Data<DomainEntry>), AnyV2Call))]
 pub(crate) async fn show(
     State(v2): State<Arc<V2>>,
@@ -146,7 +146,7 @@ pub(crate) async fn show(
 /// Delete a domain
 ///
 /// The name is free at once; open orders are cancelled.
-#[utoipa::path(delete, path = "/v2/{account}/domains/{domain}", tag = "Domains of an account",
+#[utoipa::path(delete, path = "/v2/{account}/domains/{domain}", operation_id = "delete_account_domain", tag = "Domains of an account",
     params(("account" = i64, Path), ("domain" = String, Path)), responses((status = 204), AnyV2Call))]
 pub(crate) async fn delete(
     State(v2): State<Arc<V2>>,

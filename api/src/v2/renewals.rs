@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::V2;
 use super::auth::Authorized;
-use super::certificates::{accept, auto_renew, find_in, signature_algorithm, subject};
+use super::certificates::{accept, auto_renew, find_in, may_be_ordered, signature_algorithm, subject};
 use super::domains::find as find_domain;
 use super::error::{Error, FieldErrors};
 use super::input;
@@ -63,6 +63,7 @@ pub(crate) async fn order(
     let mut errors = FieldErrors::default();
     let (auto_renew, algorithm) = (auto_renew(&fields, &mut errors), signature_algorithm(&fields, &mut errors));
     errors.none_or_invalid()?;
+    may_be_ordered(&v2, &mut tx, account, &domain).await?;
     let refused = match renewals::renewable(&mut tx, old.id).await? {
         Renewable::Yes => None,
         Renewable::NotIssued => Some(format!("its state is {}", old.state)),

@@ -56,7 +56,7 @@ pub(crate) struct WebhookInput {
 /// List webhooks
 ///
 /// All of them, without pages.
-#[utoipa::path(get, path = "/v2/{account}/webhooks", tag = "Webhooks", params(("account" = i64, Path), WebhooksQuery),
+#[utoipa::path(get, path = "/v2/{account}/webhooks", operation_id = "list_webhooks", tag = "Webhooks", params(("account" = i64, Path), WebhooksQuery),
     responses((status = 200, body = Data<Vec<WebhookEntry>>), AnyV2Call))]
 pub(crate) async fn list(
     State(v2): State<Arc<V2>>,
@@ -79,7 +79,7 @@ pub(crate) async fn list(
 /// `webhook.create`, `webhook.delete`. Acknowledge by 200 within 10 s; otherwise an event is sent again, at most 10 times
 /// within 2 hours, with the same `request_identifier`. Events may come twice and out of order. After 15 failures in a row
 /// nothing is sent any more.
-#[utoipa::path(post, path = "/v2/{account}/webhooks", tag = "Webhooks", params(("account" = i64, Path)),
+#[utoipa::path(post, path = "/v2/{account}/webhooks", operation_id = "create_webhook", tag = "Webhooks", params(("account" = i64, Path)),
     request_body = WebhookInput, responses((status = 201, body = Data<WebhookEntry>), AnyV2Call))]
 pub(crate) async fn create(
     State(v2): State<Arc<V2>>,
@@ -111,7 +111,7 @@ pub(crate) async fn create(
 }
 
 /// One webhook
-#[utoipa::path(get, path = "/v2/{account}/webhooks/{webhook}", tag = "Webhooks",
+#[utoipa::path(get, path = "/v2/{account}/webhooks/{webhook}", operation_id = "show_webhook", tag = "Webhooks",
     params(("account" = i64, Path), ("webhook" = i64, Path)),
     responses((status = 200, body = Data<WebhookEntry>), AnyV2Call))]
 pub(crate) async fn show(
@@ -130,7 +130,7 @@ pub(crate) async fn show(
 /// Delete a webhook
 ///
 /// What was not delivered to it yet is not sent any more.
-#[utoipa::path(delete, path = "/v2/{account}/webhooks/{webhook}", tag = "Webhooks",
+#[utoipa::path(delete, path = "/v2/{account}/webhooks/{webhook}", operation_id = "delete_webhook", tag = "Webhooks",
     params(("account" = i64, Path), ("webhook" = i64, Path)), responses((status = 204), AnyV2Call))]
 pub(crate) async fn delete(
     State(v2): State<Arc<V2>>,

@@ -15,6 +15,8 @@ use crate::model::entries::{CertificateEntry, DomainEntry, WebhookEntry};
 pub enum EventName {
     #[strum(serialize = "certificate.issue")]
     CertificateIssue,
+    #[strum(serialize = "certificate.auto_renewal_failed")]
+    CertificateAutoRenewalFailed,
     #[strum(serialize = "domain.create")]
     DomainCreate,
     #[strum(serialize = "domain.delete")]
@@ -34,7 +36,8 @@ enum Actor {
     Account,
 }
 
-pub async fn certificate_issued(conn: &mut PgConnection, certificate_id: i64) -> Result<(), StoreError> {
+/// `name` says what became of it; a renewal that failed is told of the certificate that was to be renewed.
+pub async fn certificate(conn: &mut PgConnection, name: EventName, certificate_id: i64) -> Result<(), StoreError> {
     let account_id = sqlx::query_scalar!(
         "SELECT d.account_id FROM certificates c JOIN domains d ON d.id = c.domain_id
          WHERE c.id = $1 AND EXISTS (
@@ -50,7 +53,7 @@ pub async fn certificate_issued(conn: &mut PgConnection, certificate_id: i64) ->
         return Ok(());
     };
     let data = Data::Certificate(certificate.entry(account_id));
-    write(conn, account_id, EventName::CertificateIssue, Actor::System, &data).await
+    write(conn, account_id, name, Actor::System, &data).await
 }
 
 /// `name` says whether it was registered or deleted.

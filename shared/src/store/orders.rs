@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{StoreError, authorizations, certificates, domains, events, notifications, order_events, renewals};
+use super::events::{self, EventName};
+use super::{StoreError, authorizations, certificates, domains, notifications, order_events, renewals};
 use crate::model::certificate_names::all_names;
 use crate::model::domain::DomainStatus;
 use crate::model::identifier::DnsName;
@@ -173,7 +174,7 @@ pub async fn record(
     }
     order_events::insert(conn, after.id, event.name(), after.state, actor, event_detail(event)).await?;
     if matches!(event, OrderEvent::Issued { .. }) {
-        events::certificate_issued(conn, after.certificate_id).await?;
+        events::certificate(conn, EventName::CertificateIssue, after.certificate_id).await?;
     }
     if matches!(event, OrderEvent::Placed { .. } | OrderEvent::GaveUp { .. } | OrderEvent::Cancelled { .. }) {
         sqlx::query!("SELECT pg_notify($1, $2)", notifications::ORDERS, after.public_id.as_str()).execute(conn).await?;

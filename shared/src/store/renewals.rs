@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::StoreError;
+use super::events::{self, EventName};
 use crate::model::certificate::KeyAlgorithm;
 use crate::model::ids::PublicId;
 use crate::model::order::OrderState;
@@ -127,16 +128,17 @@ pub(super) async fn end(conn: &mut PgConnection, new_certificate_id: i64, order:
         OrderState::Cancelled => "cancelled",
         _ => return Ok(()),
     };
-    let old = sqlx::query_scalar!(
+    let ended = sqlx::query!(
         "UPDATE renewals SET state = $2, updated_at = now()
-         WHERE new_certificate_id = $1 AND state IN ('new', 'renewing') RETURNING old_certificate_id",
+         WHERE new_certificate_id = $1 AND state IN ('new', 'renewing') RETURNING old_certificate_id, is_automatic",
         new_certificate_id,
         state
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
-    match old {
-        Some(old) if order == OrderState::Issued => due::end(conn, old).await,
+    );
+    match (ended.fetch_optional(&mut *conn).await?, order) {
+        (Some(ended), OrderState::Issued) => due::end(conn, ended.old_certificate_id).await,
+        (Some(ended), OrderState::Failed) if ended.is_automatic => {
+            events::certificate(conn, EventName::CertificateAutoRenewalFailed, ended.old_certificate_id).await
+        }
         _ => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ use crate::facts::SOON;
 use crate::failures::{fronted, refusal};
 
 /// Has the scheduled job run once, from its claim to its outcome.
-pub(super) async fn job_runs(stack: &Stack) {
+pub(crate) async fn job_runs(stack: &Stack) {
     const DUE: &str = "UPDATE jobs SET due_at = now() WHERE kind = 'renew-due' AND leased_by IS NULL RETURNING lease";
     let due = async || sqlx::query_scalar(DUE).fetch_optional(stack.pool()).await.unwrap();
     let before: i64 = stack.wait_until("renew-due is not running", SOON, due).await;
@@ -23,7 +23,7 @@ pub(super) async fn job_runs(stack: &Stack) {
 }
 
 /// Its time has come.
-async fn is_due(stack: &Stack, certificate: i64) {
+pub(crate) async fn is_due(stack: &Stack, certificate: i64) {
     let query = "UPDATE certificates SET renew_at = now() - interval '1 minute', ari_check_due = now() + interval '1 hour' WHERE id = $1";
     sqlx::query(query).bind(certificate).execute(stack.pool()).await.unwrap();
 }

@@ -6,7 +6,9 @@ use std::fs;
 use countersign_tests::certificate::{Description, verify};
 use countersign_tests::stack::Stack;
 use countersign_tests::stack::accounts::ALL_SCOPES;
-use dnsimple::dnsimple::certificates::{LetsEncryptPurchasePayload, LetsEncryptSignatureAlgorithm};
+use dnsimple::dnsimple::certificates::{
+    LetsEncryptPurchasePayload, LetsEncryptPurchaseRenewalPayload, LetsEncryptSignatureAlgorithm,
+};
 use dnsimple::dnsimple::{Client, Paginate, RequestOptions, Sort, new_client};
 use dnsimple::errors::DNSimpleError;
 use rcgen::{KeyPair, PublicKeyData as _};
@@ -130,6 +132,29 @@ async fn the_rust_client_walks_from_its_token_to_certificate_and_key() {
     assert_eq!(Description::of_leaf(&chain).unwrap().not_after, expires_at);
     let listed = certificates.list_certificates(me.id, name, None).await.unwrap().data.unwrap();
     assert_eq!(listed.iter().map(|entry| (entry.id, entry.state.as_str())).collect::<Vec<_>>(), [(id, "issued")]);
+
+    // Its renewal: the same names, another key; the old certificate stays as it is.
+    let wanted = LetsEncryptPurchaseRenewalPayload { auto_renew: false, signature_algorithm: None };
+    let renewal = certificates.purchase_letsencrypt_certificate_renewal(me.id, name, id, wanted).await.unwrap();
+    assert_eq!(renewal.status, 201);
+    let renewal = renewal.data.unwrap();
+    assert_eq!((renewal.old_certificate_id, renewal.state.as_str()), (id, "new"));
+    let new = renewal.new_certificate_id;
+    let issue = certificates.issue_letsencrypt_certificate_renewal(me.id, name, id, renewal.id).await.unwrap();
+    let started = issue.data.unwrap();
+    assert_eq!((issue.status, started.id, started.state.as_str()), (202, new, "requesting"));
+    let issued = async || {
+        let shown = certificates.get_certificate(me.id, name, new).await.unwrap().data.unwrap();
+        (shown.state == "issued").then_some(())
+    };
+    stack.wait_until("the successor is issued", SOON, issued).await;
+    let successor = certificates.download_certificate(me.id, name, new).await.unwrap().data.unwrap();
+    let new_key = certificates.get_certificate_private_key(me.id, name, new).await.unwrap().data.unwrap().private_key;
+    let chain = successor.server + &successor.chain.concat();
+    let names = ["api.shop.example.com", "docs.shop.example.com", name];
+    check_certificate(&stack, &chain, &new_key, &names, "ECDSA 256 bits");
+    assert_ne!(new_key, key);
+    certificates.download_certificate(me.id, name, id).await.unwrap();
 }
 
 #[tokio::test]

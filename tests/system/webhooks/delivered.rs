@@ -2,10 +2,14 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use countersign_tests::acme_front::Kind;
 use countersign_tests::receiver::{Received, Receiver};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+
+use crate::failures::{fronted, refusal};
+use crate::renewals::automatic::{is_due, job_runs};
 
 use super::{Account, ctl, event, holds, hooked, sql, until};
 
@@ -105,4 +109,38 @@ async fn every_event_arrives_as_the_contract_says_and_is_signed_where_there_is_a
     let names: Vec<_> =
         receiver.received("/signed").iter().map(|heard| heard.json()["request_identifier"].clone()).collect();
     assert!(names.iter().enumerate().all(|(index, name)| !names[..index].contains(name)), "each came once");
+}
+
+#[tokio::test]
+async fn an_account_is_told_of_a_renewal_that_nobody_asked_for_and_that_failed() {
+    let receiver = Receiver::start().unwrap();
+    let stack = fronted().setting("WEBHOOK_CA_FILE", receiver.root_file().display().to_string());
+    let stack = stack.setting("WEBHOOK_ALLOW_PRIVATE", "true").start().await;
+    sql(&stack, "UPDATE accounts SET name = 'Shop', email = 'ops@shop.example' WHERE id = 1").await;
+    ctl(&stack, &["accounts", "presenter", "1", "test-dns"]);
+    let shop = Account::of(&stack, 1);
+    shop.webhook(&receiver.url("/hook")).await;
+    shop.domain("shop.example.com").await;
+    let certificates = "/domains/shop.example.com/certificates";
+    let ordered = shop.post(&format!("{certificates}/letsencrypt"), json!({ "auto_renew": true })).await.expect(201);
+    let id = ordered["data"]["id"].as_i64().unwrap();
+    shop.call(Method::POST, &format!("{certificates}/letsencrypt/{id}/issue"), None).await.expect(202);
+    event(&stack, &receiver, "/hook", "certificate.issue").await;
+
+    job_runs(&stack).await;
+    stack.front().always(Kind::NewOrder, refusal(403, "rejectedIdentifier"));
+    is_due(&stack, id).await;
+    job_runs(&stack).await;
+    let heard = event(&stack, &receiver, "/hook", "certificate.auto_renewal_failed").await;
+    let system = json!({ "id": "system", "entity": "dnsimple", "pretty": "Countersign" });
+    let certificate = shop.show(&format!("{certificates}/{id}")).await;
+    assert_eq!(certificate["state"], "issued");
+    is_event(&heard, "certificate.auto_renewal_failed", &json!({ "certificate": certificate }), &system);
+    // A renewal by call that fails is its caller's to see.
+    let renewal = shop.post(&format!("{certificates}/letsencrypt/{id}/renewals"), json!({})).await.expect(201);
+    let path = format!("{certificates}/letsencrypt/{id}/renewals/{}/issue", renewal["data"]["id"]);
+    shop.call(Method::POST, &path, None).await.expect(202);
+    let failed = "SELECT count(*) = 2 FROM renewals WHERE state = 'failed'";
+    until(&stack, failed).await;
+    assert!(holds(&stack, "SELECT count(*) = 1 FROM events WHERE name = 'certificate.auto_renewal_failed'").await);
 }
