@@ -176,6 +176,7 @@ impl Advance {
                 Ok(other) => return Ok(other),
                 Err(error) if error.is_outage() => {
                     tracing::warn!(error = chain(&error), event = event.name(), "event not stored yet");
+                    lease.answer_lost();
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
                 Err(error) => return Err(error.into()),

@@ -35,6 +35,8 @@ pub struct Lease {
     claimed: Instant,
     /// The order has advanced under this lease: the failures before that no longer count.
     forgiven: AtomicBool,
+    /// An answer of the database was lost: what was written may have been stored.
+    is_unsure: AtomicBool,
     /// The slot is free again once the outcome is written.
     _slot: Slot,
 }
@@ -58,6 +60,7 @@ impl Leases {
             ends,
             claimed: Instant::now(),
             forgiven: AtomicBool::new(false),
+            is_unsure: AtomicBool::new(false),
             _slot: slot,
         }
     }
@@ -152,6 +155,11 @@ impl Lease {
         }
     }
 
+    /// Says that a write under this lease may have been stored though no answer came.
+    pub fn answer_lost(&self) {
+        self.is_unsure.store(true, Ordering::Relaxed);
+    }
+
     /// Writes how the run ended, and tries again while the database is away. The fence decides whether it still counts:
     /// a late outcome is right as long as nobody else has claimed the row.
     pub async fn settle(&self, outcome: Outcome) {
@@ -162,11 +170,12 @@ impl Lease {
             });
             match written.await {
                 Ok(true) => return,
-                // Deleted by a commit whose answer was lost.
-                Ok(false) if matches!(outcome, Outcome::Done) => return,
+                // Deleted by a write of this run whose answer was lost.
+                Ok(false) if matches!(outcome, Outcome::Done) && self.is_unsure.load(Ordering::Relaxed) => return,
                 Ok(false) => return self.refused("outcome of this run"),
                 Err(error) if error.is_outage() => {
                     tracing::warn!(error = chain(&error), "outcome not written yet");
+                    self.answer_lost();
                     tokio::time::sleep(WRITE_AGAIN_AFTER).await;
                 }
                 Err(error) => {
