@@ -12,6 +12,7 @@ mod wire;
 use std::time::Duration;
 
 use countersign_shared::dns::TxtLookup;
+use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::store::PgPool;
 use tokio::sync::broadcast;
 
@@ -23,4 +24,6 @@ pub(crate) struct App {
     pub(crate) orders_moved: broadcast::Sender<String>,
     pub(crate) place_wait: Duration,
     pub(crate) allow_special_use_names: bool,
+    /// Where challenges can be delegated to.
+    pub(crate) challenge_zone: Option<ChallengeZone>,
 }

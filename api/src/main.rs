@@ -83,6 +83,7 @@ async fn run() -> anyhow::Result<()> {
         orders_moved,
         place_wait: settings.place_wait,
         allow_special_use_names: settings.allow_special_use_names,
+        challenge_zone: settings.delegation.challenge_zone.clone(),
     });
     tracing::info!(address = %settings.server_addr, version = env!("CARGO_PKG_VERSION"), "ready");
     started.set();

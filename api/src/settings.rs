@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use countersign_shared::config::{
-    AdminArgs, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs, bounded_duration,
+    AdminArgs, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs, bounded_duration,
 };
 
 /// The HTTP API of Countersign: registers domains, verifies them, and orders certificates that workers issue.
@@ -76,6 +76,9 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) dns: DnsArgs,
+
+    #[command(flatten)]
+    pub(crate) delegation: DelegationArgs,
 
     #[command(flatten)]
     pub(crate) webhooks: WebhookArgs,

@@ -3,7 +3,6 @@
 //! Every setting is a flag and an environment variable; secrets also come as `…_FILE`. Nothing else in the product
 //! reads the environment.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,25 +15,9 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 
 use crate::dns::TxtLookup;
+use crate::model::delegation::ChallengeZone;
+pub use crate::model::secret::Secret;
 use crate::store::{self, PgPool};
-
-/// A setting that must never be shown: no `Debug`, no `Display`.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Secret {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
-    }
-}
 
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -75,11 +58,11 @@ pub fn secret(
                 path: path.to_owned(),
                 source,
             })?;
-            Secret(text.trim_end_matches(['\r', '\n']).to_owned())
+            Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())
         }
         (None, None) => return Ok(None),
     };
-    Ok(Some(secret).filter(|secret| !secret.0.is_empty()))
+    Ok(Some(secret).filter(|secret| !secret.expose().is_empty()))
 }
 
 /// Parses a length of time such as `10s`, `5m` or `200ms`, within bounds.
@@ -168,6 +151,15 @@ impl DnsArgs {
     pub fn lookup(&self) -> Result<TxtLookup, crate::dns::SetupError> {
         TxtLookup::new(&self.dns_resolvers)
     }
+}
+
+/// Where customers can delegate their challenges to.
+#[derive(Args)]
+#[command(next_help_heading = "Delegation")]
+pub struct DelegationArgs {
+    /// Zone that countersign-dns answers for, such as acme.example.net; no delegation when empty
+    #[arg(long, env = "CHALLENGE_ZONE", value_name = "NAME")]
+    pub challenge_zone: Option<ChallengeZone>,
 }
 
 /// Where webhooks may lead.
@@ -290,7 +282,8 @@ mod tests {
     #[test]
     fn only_a_loopback_address_needs_no_operators_token() {
         let token = |address: &str, token: Option<&str>| {
-            let args = AdminArgs { admin_token: token.map(|token| Secret(token.to_owned())), admin_token_file: None };
+            let args =
+                AdminArgs { admin_token: token.map(|token| Secret::new(token.to_owned())), admin_token_file: None };
             args.token(&address.parse().unwrap()).map(|token| token.is_some())
         };
         for local in ["127.0.0.1:9180", "127.9.9.9:1", "[::1]:9180", "[::ffff:127.0.0.1]:1", "localhost:9180"] {
@@ -312,14 +305,14 @@ mod tests {
     fn a_secret_comes_from_its_value_or_its_file() {
         let file = std::env::temp_dir().join(format!("countersign-secret-{}", std::process::id()));
         std::fs::write(&file, "from-file\n").unwrap();
-        let value = Secret("value".to_owned());
+        let value = Secret::new("value".to_owned());
         let read = |value: Option<&Secret>, file: Option<&Path>| {
             secret("AUTH_TOKEN", value, file).unwrap().map(|secret| secret.expose().to_owned())
         };
         assert_eq!(read(None, None), None);
         assert_eq!(read(None, Some(&file)).as_deref(), Some("from-file"));
         assert_eq!(read(Some(&value), Some(&file)).as_deref(), Some("value"));
-        assert_eq!(read(Some(&Secret(String::new())), None), None);
+        assert_eq!(read(Some(&Secret::new(String::new())), None), None);
         std::fs::remove_file(&file).unwrap();
         assert!(matches!(secret("AUTH_TOKEN", None, Some(&file)), Err(ConfigError::File { .. })));
     }

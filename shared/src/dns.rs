@@ -2,4 +2,4 @@
 
 mod lookup;
 
-pub use lookup::{LookupError, SetupError, TxtLookup};
+pub use lookup::{LookupError, SetupError, TxtAnswer, TxtLookup};

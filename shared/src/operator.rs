@@ -11,7 +11,7 @@ use crate::model::order::{Order, OrderEvent, OrderOrigin, OrderState};
 use crate::model::problem::{OrderProblem, ProblemCode};
 use crate::store::jobs::{self, Lane, overview};
 use crate::store::orders::{self, NewOrder};
-use crate::store::{PgConnection, StoreError, certificates, domains};
+use crate::store::{PgConnection, StoreError, certificates, domains, presenter_configs};
 
 /// Who is named in an order's timeline.
 const ACTOR: &str = "operator";
@@ -101,7 +101,7 @@ pub async fn retry_order(
         domain_id: domain.id,
         certificate_id,
         origin: OrderOrigin::Challenge,
-        presenter: order.presenter,
+        published_by: presenter_configs::of_domain(conn, domain.id, OrderOrigin::Challenge).await?,
         place_by_secs: None,
         retry_of: Some(order.id),
         actor: ACTOR,

@@ -18,6 +18,7 @@ pub mod jobs;
 pub mod notifications;
 pub mod order_events;
 pub mod orders;
+pub mod presenter_configs;
 pub mod renewals;
 pub mod request_counts;
 pub mod schema;

@@ -14,7 +14,8 @@ use countersign_shared::model::certificate::{KeyAlgorithm, KeyAndCsr};
 use countersign_shared::model::domain::{DomainStatus, verification_token};
 use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
-use countersign_shared::model::order::{Authorization, Order, OrderEvent, OrderOrigin, Placement, Presenter};
+use countersign_shared::model::order::{Authorization, Order, OrderEvent, OrderOrigin, Placement};
+use countersign_shared::model::presenter::PublishedBy;
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::store::domains::NewDomain;
 use countersign_shared::store::jobs::{self, ClaimedJob, Fence, JobKind, Lane, Outcome, Renewal, Worker};
@@ -89,7 +90,7 @@ async fn verified_domain(conn: &mut PgConnection, number: u8) -> i64 {
         verification_token: &token,
     };
     let domain = domains::insert(conn, &new).await.unwrap();
-    domains::mark_verified(conn, domain.id).await.unwrap().unwrap().id
+    domains::mark_verified(conn, domain.id, false).await.unwrap().unwrap().id
 }
 
 async fn certificate(conn: &mut PgConnection, number: u8, domain: i64) -> i64 {
@@ -110,7 +111,7 @@ async fn insert_order(conn: &mut PgConnection, number: u8, domain: i64, certific
         domain_id: domain,
         certificate_id: certificate,
         origin: OrderOrigin::Challenge,
-        presenter: Presenter::Manual,
+        published_by: PublishedBy::CUSTOMER,
         place_by_secs: Some(10.0),
         retry_of: None,
         actor: "api",

@@ -157,6 +157,7 @@ impl Tools {
                 settings.webhook_ca_file.as_deref(),
             )?,
             presenters: crate::presenters::Presenters::new(settings.test_dns_management_url.as_ref())?,
+            challenge_zone: settings.delegation.challenge_zone.clone(),
             poll_interval: settings.poll_interval,
             poll_timeout: settings.poll_timeout,
             confirm_grace: settings.confirm_grace,

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 use countersign_shared::config::{
-    AdminArgs, ConfigError, DatabaseArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs, bounded_duration, secret,
+    AdminArgs, ConfigError, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs,
+    bounded_duration, secret,
 };
 use url::Url;
 
@@ -71,6 +72,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub dns: DnsArgs,
+
+    #[command(flatten)]
+    pub delegation: DelegationArgs,
 
     #[command(flatten)]
     pub acme: AcmeArgs,

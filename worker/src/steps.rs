@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use countersign_shared::dns::TxtLookup;
 use countersign_shared::model::certificate::KeyAndCsr;
+use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::store::{PgPool, certificates, in_time};
@@ -26,7 +27,7 @@ use time::OffsetDateTime;
 
 use crate::acme::Acme;
 use crate::keys::KeyMaker;
-use crate::presenters::{PresenterError, Presenters, TestDns};
+use crate::presenters::{PresenterError, Presenters, Publisher};
 use crate::queue::Lease;
 use crate::webhooks::Webhooks;
 
@@ -44,6 +45,8 @@ pub struct Tools {
     pub lookup: TxtLookup,
     pub keys: KeyMaker,
     pub presenters: Presenters,
+    /// Where challenges can be delegated to.
+    pub challenge_zone: Option<ChallengeZone>,
     pub webhooks: Webhooks,
     pub poll_interval: Duration,
     pub poll_timeout: Duration,
@@ -126,15 +129,16 @@ impl Step<'_> {
         key.await?.ok_or_else(|| StepError::bug("a prepared order without a key"))
     }
 
-    /// Who publishes this order's TXT records; None when the customer does.
-    fn presenter(&self) -> Result<Option<&TestDns>, StepError> {
-        self.tools.presenters.of(self.order.presenter).map_err(|error| self.not_presented(&error))
+    /// Who writes this order's TXT records.
+    async fn publisher(&self) -> Result<Publisher<'_>, StepError> {
+        self.tools.presenters.of(self.order.published_by).await.map_err(|error| self.not_presented(&error))
     }
 
     /// DNS that cannot be written is not the order's fault.
     fn not_presented(&self, error: &PresenterError) -> StepError {
         let detail = match error {
             PresenterError::NotSetUp(_) => error.to_string(),
+            PresenterError::Store(_) => "the database failed".to_owned(),
             _ => "the TXT records could not be written".to_owned(),
         };
         StepError::Retry { after: None, counted: false, detail, cause: chain(error) }

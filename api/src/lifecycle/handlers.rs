@@ -17,8 +17,8 @@ use countersign_shared::store::{BEGIN_SNAPSHOT, StoreError, accounts, certificat
 use super::error::ApiError;
 use super::issue::{self as issuance, Issuance};
 use super::wire::{
-    CertificateView, CheckPromised, Cursor, DomainId, DomainList, DomainView, IssuanceStarted, ListQuery,
-    RegisterInput, Registered,
+    CertificateView, CheckPromised, Cursor, Delegation, DomainId, DomainList, DomainView, IssuanceStarted, ListQuery,
+    RegisterInput, Registered, either,
 };
 use super::{App, deletion, verify as verification, view};
 use crate::idempotency::Idempotency;
@@ -64,10 +64,13 @@ pub(crate) async fn register(
     };
     events::domain(&mut tx, EventName::DomainCreate, domain.id).await?;
     let public_id = domain.public_id.clone();
+    let zone = app.challenge_zone.as_ref();
+    let delegation = zone.map(|zone| Delegation::new(zone, &name, &domain.delegation_label, None));
     let registered = Registered {
         id: domain.public_id.to_string(),
         status: domain.status.into(),
-        instructions: verification_instructions(&name, &token),
+        instructions: either(verification_instructions(&name, &token), delegation.as_ref()),
+        delegation,
         domain_name: domain.supplied_name,
         verification_token: token,
     };
@@ -107,7 +110,10 @@ pub(crate) async fn list(
     let is_last = page.len() <= usize::from(limit);
     page.truncate(limit.into());
     let next_cursor = page.last().filter(|_| !is_last).map(|last| Cursor(last.id).to_string());
-    Ok(Json(DomainList { domains: view::several(&mut now, page, true).await?, next_cursor }))
+    Ok(Json(DomainList {
+        domains: view::several(&mut now, page, app.challenge_zone.as_ref(), true).await?,
+        next_cursor,
+    }))
 }
 
 /// Where a domain stands
@@ -121,7 +127,7 @@ pub(crate) async fn list(
 pub(crate) async fn fetch(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<Json<DomainView>, ApiError> {
     let mut now = app.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
     let domain = domains::find(&mut now, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
-    Ok(Json(view::one(&mut now, domain).await?))
+    Ok(Json(view::one(&mut now, domain, app.challenge_zone.as_ref()).await?))
 }
 
 /// Delete a domain
@@ -158,7 +164,7 @@ pub(crate) async fn delete(
 pub(crate) async fn verify(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<Json<DomainView>, ApiError> {
     let domain = verification::run(&app, &id).await?;
     let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
-    Ok(Json(view::one(&mut conn, domain).await?))
+    Ok(Json(view::one(&mut conn, domain, app.challenge_zone.as_ref()).await?))
 }
 
 /// Start the issuance of a certificate

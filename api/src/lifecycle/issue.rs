@@ -3,22 +3,21 @@
 use std::time::Duration;
 
 use countersign_shared::model::certificate::KeyAlgorithm;
-use countersign_shared::model::challenge::{challenge_domain, issuance_instructions};
 use countersign_shared::model::domain::DomainStatus;
 use countersign_shared::model::ids::PublicId;
-use countersign_shared::model::order::{Order, OrderOrigin, OrderState, Presenter};
+use countersign_shared::model::order::{Order, OrderOrigin, OrderState};
 use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::domains::Domain;
 use countersign_shared::store::jobs::{self, Lane};
-use countersign_shared::store::orders::{self, NewOrder};
-use countersign_shared::store::{PgConnection, StoreError, certificates, domains};
+use countersign_shared::store::orders::{self, NewOrder, of_domains};
+use countersign_shared::store::{PgConnection, StoreError, certificates, domains, presenter_configs};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::App;
 use super::cancel::cancel;
 use super::error::ApiError;
-use super::wire::{IssuanceStarted, Status};
+use super::wire::IssuanceStarted;
 use crate::request_id::RequestId;
 
 /// Without a notification the order is read again this often.
@@ -48,7 +47,7 @@ pub(super) async fn run(
         if let Ok(Some(order)) = load(app, order_id).await
             && order.state != OrderState::Accepted
         {
-            return answer(&order);
+            return answer(app, &order);
         }
         order_moved(&mut moved, &public_id, wait_ends).await;
     }
@@ -87,7 +86,7 @@ async fn accept(
         domain_id: domain.id,
         certificate_id: certificate,
         origin: OrderOrigin::Challenge,
-        presenter: Presenter::Manual,
+        published_by: presenter_configs::of_domain(&mut tx, domain.id, OrderOrigin::Challenge).await?,
         place_by_secs: Some(app.place_wait.as_secs_f64()),
         retry_of,
         actor: "api",
@@ -116,7 +115,7 @@ async fn order_to_retry(conn: &mut PgConnection, domain: &Domain) -> Result<i64,
             domain.status.as_str()
         )));
     }
-    let failure = orders::failures_of_domains(conn, &[domain.id]).await?.remove(&domain.id);
+    let failure = of_domains::failures(conn, &[domain.id]).await?.remove(&domain.id);
     match failure {
         Some(failure) if failure.is_retryable() => Ok(failure.order_id),
         Some(failure) if failure.problem.code.retryable() => {
@@ -156,7 +155,7 @@ async fn end_wait(app: &App, order_id: i64, request_id: &RequestId) -> Result<Is
     orders::lock(&mut tx, order_id).await?;
     let order = orders::load(&mut tx, order_id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     if order.state != OrderState::Accepted {
-        return answer(&order);
+        return answer(app, &order);
     }
     let reason = match jobs::last_run(&mut tx, order_id).await? {
         Some(run) if run.was_claimed => {
@@ -174,7 +173,7 @@ async fn end_wait(app: &App, order_id: i64, request_id: &RequestId) -> Result<Is
 }
 
 /// What became of an order that is no longer `accepted`.
-fn answer(order: &Order) -> Result<IssuanceStarted, ApiError> {
+fn answer(app: &App, order: &Order) -> Result<IssuanceStarted, ApiError> {
     match (order.state, order.authorizations.first(), &order.problem) {
         (OrderState::Failed, _, Some(problem)) => {
             Err(ApiError::Internal(format!("the order could not be placed: {}", problem.detail)))
@@ -183,13 +182,7 @@ fn answer(order: &Order) -> Result<IssuanceStarted, ApiError> {
             Err(ApiError::Internal(problem.detail.clone()))
         }
         (OrderState::Cancelled, ..) => Err(ApiError::UNKNOWN_DOMAIN),
-        (_, Some(authorization), _) => Ok(IssuanceStarted {
-            order_id: order.public_id.to_string(),
-            status: Status::CertificatePending,
-            challenge_domain: challenge_domain(&order.domain_name),
-            expected_txt_value: authorization.txt_value.clone(),
-            instructions: issuance_instructions(&order.domain_name, &authorization.txt_value),
-        }),
+        (_, Some(authorization), _) => Ok(IssuanceStarted::new(order, authorization, app.challenge_zone.as_ref())),
         (_, None, _) => Err(ApiError::Internal("the order was placed without a challenge".to_owned())),
     }
 }

@@ -21,19 +21,21 @@ pub(super) async fn run(app: &App, id: &PublicId) -> Result<Domain, ApiError> {
         return Err(refused(&domain));
     }
     let owner = challenge_domain(&domain.name);
-    let values = app.lookup.txt(&owner).await.map_err(|error| {
+    let answer = app.lookup.txt(&owner).await.map_err(|error| {
         tracing::info!(domain.id = %domain.public_id, domain.name = %domain.name, %error, "ownership could not be looked up");
         ApiError::LookupFailed(format!("the DNS look-up for {owner} failed: {error}"))
     })?;
-    let observation = Observation::of_values(OffsetDateTime::UNIX_EPOCH, values, &domain.verification_token);
+    let observation = Observation::of_values(OffsetDateTime::UNIX_EPOCH, answer.values, &domain.verification_token);
     if observation.result != LookupResult::Seen {
         return Err(ApiError::BadRequest(format!(
             "the verification token is not at {owner}: {}; create a TXT record with the value {}",
             observation.detail, domain.verification_token
         )));
     }
+    let target = app.challenge_zone.as_ref().map(|zone| zone.target(&domain.delegation_label));
+    let is_delegated = target.is_some_and(|target| answer.aliases.contains(&target));
     let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
-    if let Some(verified) = domains::mark_verified(&mut conn, domain.id).await? {
+    if let Some(verified) = domains::mark_verified(&mut conn, domain.id, is_delegated).await? {
         tracing::info!(domain.id = %verified.public_id, domain.name = %verified.name, "domain verified");
         return Ok(verified);
     }

@@ -7,17 +7,22 @@ use axum::http::request::Parts;
 use countersign_shared::model::challenge::{
     LookupResult, Observation, challenge_domain, issuance_instructions, verification_instructions,
 };
+use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::model::domain::DomainStatus;
+use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
+use countersign_shared::model::order::{Authorization, Order};
 use countersign_shared::store::certificates::CertificateSummary;
 use countersign_shared::store::domains::Domain;
-use countersign_shared::store::orders::{Failure, PendingOrder};
+use countersign_shared::store::orders::of_domains::{Failure, PendingOrder};
 use serde::{Deserialize, Serialize};
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime, UtcOffset};
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::ApiError;
+
+const NOTHING_TO_DO: &str = "Nothing needs to be set: the TXT record is published automatically";
 
 /// The `{id}` of a path. An id of any other shape than 32 lower-case hex characters is simply not found.
 pub(crate) struct DomainId(pub(crate) PublicId);
@@ -60,20 +65,80 @@ pub(crate) struct Registered {
     pub(crate) status: Status,
     /// The record to set, in a sentence.
     pub(crate) instructions: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) delegation: Option<Delegation>,
+}
+
+/// The one CNAME record that makes all later TXT records needless. Only where the service has a zone for it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Delegation {
+    /// Owner name of the CNAME record, with the trailing dot.
+    #[schema(example = "_acme-challenge.shop.example.com.")]
+    record_name: String,
+    /// Its target, with the trailing dot.
+    #[schema(example = "0b8f2b8e5d3c4a7f9e1d2c3b4a5f6e7d.acme.example.net.")]
+    cname_target: String,
+    /// When it was last seen in DNS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    seen_at: Option<String>,
+    #[serde(skip)]
+    sentence: String,
+}
+
+impl Delegation {
+    pub(crate) fn new(zone: &ChallengeZone, name: &DnsName, label: &str, seen_at: Option<OffsetDateTime>) -> Self {
+        Self {
+            record_name: challenge_domain(name),
+            cname_target: zone.target(label),
+            seen_at: seen_at.map(timestamp),
+            sentence: zone.instructions(name, label),
+        }
+    }
+}
+
+/// What a customer can do now, or once and for all.
+pub(crate) fn either(now: String, delegation: Option<&Delegation>) -> String {
+    match delegation {
+        Some(delegation) => format!("{now}. Or, once for this and all renewals: {}", delegation.sentence),
+        None => now,
+    }
 }
 
 /// Answer of `POST …/issue-certificate` and `POST …/retry`.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct IssuanceStarted {
-    pub(crate) order_id: String,
+    order_id: String,
     #[schema(inline)]
-    pub(crate) status: Status,
+    status: Status,
     /// Owner name of the TXT record, with the trailing dot.
     #[schema(example = "_acme-challenge.shop.example.com.")]
-    pub(crate) challenge_domain: String,
+    challenge_domain: String,
     /// What the TXT record must show: 43 characters of base64url.
-    pub(crate) expected_txt_value: String,
-    pub(crate) instructions: String,
+    expected_txt_value: String,
+    instructions: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delegation: Option<Delegation>,
+}
+
+impl IssuanceStarted {
+    pub(crate) fn new(order: &Order, authorization: &Authorization, zone: Option<&ChallengeZone>) -> Self {
+        let value = &authorization.txt_value;
+        let delegation = zone.map(|zone| Delegation::new(zone, &order.domain_name, &order.delegation_label, None));
+        let instructions = if order.published_by.presenter.is_automatic() {
+            NOTHING_TO_DO.to_owned()
+        } else {
+            either(issuance_instructions(&order.domain_name, value), delegation.as_ref())
+        };
+        Self {
+            order_id: order.public_id.to_string(),
+            status: Status::CertificatePending,
+            challenge_domain: challenge_domain(&order.domain_name),
+            expected_txt_value: value.clone(),
+            instructions,
+            delegation,
+        }
+    }
 }
 
 /// Answer of `POST …/check`.
@@ -212,6 +277,8 @@ pub(crate) struct DomainView {
     /// The newest certificate, whenever there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<CertificateNote>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delegation: Option<Delegation>,
 }
 
 /// What the last DNS look-up saw.
@@ -243,24 +310,40 @@ struct CertificateNote {
     serial_number: String,
     #[schema(format = DateTime)]
     not_after: String,
+    /// When it is renewed, where that needs nobody: the TXT records are published automatically.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    renews_at: Option<String>,
+    /// Until when somebody must verify the domain again and have another certificate issued, where they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    act_by: Option<String>,
 }
 
 /// What is known of a domain besides its row.
-#[derive(Default)]
-pub(crate) struct Circumstances {
+pub(crate) struct Circumstances<'a> {
     pub(crate) order: Option<PendingOrder>,
     pub(crate) failure: Option<Failure>,
     pub(crate) certificate: Option<CertificateSummary>,
+    pub(crate) zone: Option<&'a ChallengeZone>,
     /// A list leaves out what the last look-up saw.
     pub(crate) without_last_check: bool,
 }
 
 impl DomainView {
-    pub(crate) fn new(domain: Domain, circumstances: Circumstances) -> Self {
+    pub(crate) fn new(domain: Domain, circumstances: Circumstances<'_>) -> Self {
         let order = circumstances.order.as_ref();
+        let delegation = circumstances
+            .zone
+            .map(|zone| Delegation::new(zone, &domain.name, &domain.delegation_label, domain.delegated_at));
         let instructions = match (domain.status, order) {
-            (DomainStatus::Pending, _) => Some(verification_instructions(&domain.name, &domain.verification_token)),
-            (_, Some(order)) if order.seen_at.is_none() => Some(issuance_instructions(&domain.name, &order.txt_value)),
+            (DomainStatus::Pending, _) => {
+                Some(either(verification_instructions(&domain.name, &domain.verification_token), delegation.as_ref()))
+            }
+            (_, Some(order)) if order.is_automatic => Some(NOTHING_TO_DO.to_owned()),
+            (_, Some(order)) if order.seen_at.is_none() => {
+                Some(either(issuance_instructions(&domain.name, &order.txt_value), delegation.as_ref()))
+            }
             (_, Some(_)) => Some("The TXT record was seen; leave it until the domain is active".to_owned()),
             _ => None,
         };
@@ -286,7 +369,10 @@ impl DomainView {
             certificate: circumstances.certificate.map(|certificate| CertificateNote {
                 serial_number: certificate.serial_number,
                 not_after: timestamp(certificate.not_after),
+                renews_at: certificate.renew_at.filter(|_| certificate.is_automatic).map(timestamp),
+                act_by: (!certificate.is_automatic).then(|| timestamp(certificate.not_after)),
             }),
+            delegation,
             domain_name: domain.supplied_name,
         }
     }

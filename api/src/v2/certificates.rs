@@ -10,13 +10,13 @@ use countersign_shared::model::certificate::KeyAlgorithm;
 use countersign_shared::model::certificate_names::{CertificateNames, NamesError};
 use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
-use countersign_shared::model::order::{OrderOrigin, Presenter};
+use countersign_shared::model::order::OrderOrigin;
 use countersign_shared::model::scope::Scope;
 use countersign_shared::store::certificates::ordered::{self, OrderedCertificate};
 use countersign_shared::store::domains::Domain;
 use countersign_shared::store::jobs::{self, Lane};
 use countersign_shared::store::orders::{self, NewOrder};
-use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, PoolConnection, StoreError, accounts, domains};
+use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, PoolConnection, StoreError, domains, presenter_configs};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -171,7 +171,7 @@ pub(crate) async fn order(
     let named_domain = find_domain(&mut tx, account, &named).await?;
     let domain = domains::lock_live(&mut tx, named_domain.id).await?.ok_or_else(|| Error::no_domain(&named))?;
     let input = Ordered::parse(&input::fields(&body)?, &domain.name)?;
-    may_be_ordered(&v2, &mut tx, account, &domain).await?;
+    may_be_ordered(&v2, &mut tx, &domain).await?;
     let public_id = PublicId::from_random(rand::random());
     let certificate =
         ordered::insert(&mut tx, &public_id, domain.id, &input.names, input.algorithm, input.auto_renew).await?;
@@ -210,7 +210,7 @@ pub(crate) async fn issue(
         };
         return Err(Error::BadRequest(format!("Certificate cannot be issued: {why}")));
     }
-    let order_id = accept(&mut tx, account_id, domain.id, found.id, OrderOrigin::Order, &request_id).await?;
+    let order_id = accept(&mut tx, domain.id, found.id, OrderOrigin::Order, &request_id).await?;
     let started = find_in(&mut tx, domain.id, &certificate).await?;
     let started_id = started.id;
     caller.audit(&mut tx, "certificate.issue", &subject(&started), &request_id).await?;
@@ -222,44 +222,32 @@ pub(crate) async fn issue(
 }
 
 /// What the operator's policy says of another certificate of a domain.
-pub(super) async fn may_be_ordered(
-    v2: &V2,
-    conn: &mut PgConnection,
-    account_id: i64,
-    domain: &Domain,
-) -> Result<(), Error> {
+pub(super) async fn may_be_ordered(v2: &V2, conn: &mut PgConnection, domain: &Domain) -> Result<(), Error> {
     if v2.require_verified && domain.verified_at.is_none() {
         return Err(Error::BadRequest(format!("Domain `{}` is not verified", domain.name)));
     }
-    if !v2.allow_manual && !presenter(conn, account_id).await?.is_automatic() {
+    let published_by = presenter_configs::of_domain(conn, domain.id, OrderOrigin::Order).await?;
+    if !v2.allow_manual && !published_by.presenter.is_automatic() {
         return Err(Error::BadRequest("No presenter is configured that publishes the TXT records".to_owned()));
     }
     Ok(())
 }
 
-/// Who publishes the records of an order that is made now.
-async fn presenter(conn: &mut PgConnection, account_id: i64) -> Result<Presenter, Error> {
-    let account = accounts::find(conn, account_id).await?.ok_or(Error::Unauthorized)?;
-    account.presenter.parse().map_err(|_| Error::Internal)
-}
-
 /// The order of a certificate that was started, and its job. Returns its public id.
 pub(super) async fn accept(
     conn: &mut PgConnection,
-    account_id: i64,
     domain_id: i64,
     certificate_id: i64,
     origin: OrderOrigin,
     request_id: &RequestId,
 ) -> Result<PublicId, Error> {
-    let presenter = presenter(conn, account_id).await?;
     let public_id = PublicId::from_random(rand::random());
     let new = NewOrder {
         public_id: &public_id,
         domain_id,
         certificate_id,
         origin,
-        presenter,
+        published_by: presenter_configs::of_domain(conn, domain_id, origin).await?,
         place_by_secs: None,
         retry_of: None,
         actor: "api",

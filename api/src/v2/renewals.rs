@@ -63,7 +63,7 @@ pub(crate) async fn order(
     let mut errors = FieldErrors::default();
     let (auto_renew, algorithm) = (auto_renew(&fields, &mut errors), signature_algorithm(&fields, &mut errors));
     errors.none_or_invalid()?;
-    may_be_ordered(&v2, &mut tx, account, &domain).await?;
+    may_be_ordered(&v2, &mut tx, &domain).await?;
     let refused = match renewals::renewable(&mut tx, old.id).await? {
         Renewable::Yes => None,
         Renewable::NotIssued => Some(format!("its state is {}", old.state)),
@@ -120,8 +120,7 @@ pub(crate) async fn issue(
     if !renewals::start(&mut tx, found.id).await? {
         return Err(Error::BadRequest(format!("Certificate renewal cannot be issued: its state is {}", found.state)));
     }
-    let order_id =
-        accept(&mut tx, account, domain.id, found.new_certificate_id, OrderOrigin::Renewal, &request_id).await?;
+    let order_id = accept(&mut tx, domain.id, found.new_certificate_id, OrderOrigin::Renewal, &request_id).await?;
     let successor = find_in(&mut tx, domain.id, &found.new_certificate_id.to_string()).await?;
     let successor_id = successor.id;
     let about = format!("renewal {} by {}", found.id, subject(&successor));

@@ -42,6 +42,15 @@ pub struct TxtLookup {
     slots: Arc<Semaphore>,
 }
 
+/// What one look-up saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TxtAnswer {
+    /// The strings of one record are joined.
+    pub values: Vec<String>,
+    /// Targets of the CNAMEs that led to them, lower-case, with the final dot.
+    pub aliases: Vec<String>,
+}
+
 impl TxtLookup {
     /// Asks the given recursive resolvers, or the system's when there are none.
     pub fn new(resolvers: &[SocketAddr]) -> Result<Self, SetupError> {
@@ -64,14 +73,17 @@ impl TxtLookup {
         })
     }
 
-    /// The TXT values at `owner` (absolute, with the trailing dot); the strings of one record are joined.
-    pub async fn txt(&self, owner: &str) -> Result<Vec<String>, LookupError> {
+    /// What is at `owner` (absolute, with the trailing dot).
+    pub async fn txt(&self, owner: &str) -> Result<TxtAnswer, LookupError> {
         let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         let lookup = tokio::time::timeout(LOOKUP_TIMEOUT, self.resolver.lookup(owner, RecordType::TXT)).await;
         match lookup {
-            Ok(Ok(found)) => Ok(found.answers().iter().filter_map(|record| txt_value(&record.data)).collect()),
+            Ok(Ok(found)) => Ok(TxtAnswer {
+                values: found.answers().iter().filter_map(|record| txt_value(&record.data)).collect(),
+                aliases: found.answers().iter().filter_map(|record| alias(&record.data)).collect(),
+            }),
             Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => match none.response_code {
-                ResponseCode::NoError | ResponseCode::NXDomain => Ok(Vec::new()),
+                ResponseCode::NoError | ResponseCode::NXDomain => Ok(TxtAnswer::default()),
                 code => Err(LookupError::code(code)),
             },
             Ok(Err(NetError::Dns(DnsError::ResponseCode(code)))) => Err(LookupError::code(code)),
@@ -91,6 +103,13 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
     };
     let connections = vec![on_port(ConnectionConfig::udp()), on_port(ConnectionConfig::tcp())];
     NameServerConfig::new(address.ip(), true, connections)
+}
+
+fn alias(data: &RData) -> Option<String> {
+    match data {
+        RData::CNAME(target) => Some(target.to_lowercase().to_ascii()),
+        _ => None,
+    }
 }
 
 fn txt_value(data: &RData) -> Option<String> {

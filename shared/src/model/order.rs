@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use super::certificate::{IssuedCertificate, KeyAlgorithm, KeyAndCsr};
 use super::identifier::DnsName;
 use super::ids::PublicId;
+use super::presenter::PublishedBy;
 use super::problem::OrderProblem;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, EnumIter)]
@@ -88,27 +89,6 @@ pub enum OrderOrigin {
     Renewal,
 }
 
-/// Who publishes an order's TXT records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, EnumIter)]
-#[strum(serialize_all = "kebab-case")]
-pub enum Presenter {
-    /// The customer, who reads what to publish.
-    Manual,
-    /// We do, at a pebble-challtestsrv: for tests and trials.
-    TestDns,
-}
-
-impl Presenter {
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-
-    /// Whether records are published without anybody's doing, so that a certificate can be renewed unattended.
-    pub fn is_automatic(self) -> bool {
-        self != Self::Manual
-    }
-}
-
 #[derive(Clone, Debug)]
 pub struct Order {
     pub id: i64,
@@ -118,7 +98,9 @@ pub struct Order {
     pub domain_is_deleted: bool,
     pub certificate_id: i64,
     pub origin: OrderOrigin,
-    pub presenter: Presenter,
+    pub published_by: PublishedBy,
+    /// Of the domain, below the zone that our name servers answer for.
+    pub delegation_label: String,
     pub algorithm: KeyAlgorithm,
     /// Every name the certificate must cover, as the CSR and the CA spell it.
     pub names: Vec<String>,
@@ -149,6 +131,8 @@ pub enum OrderEvent {
     /// The value was seen for the first time: the customer's clock stops.
     Seen {
         at: OffsetDateTime,
+        /// Whether the challenge names were aliases of the domain's delegation target; None: it cannot be said.
+        is_delegated: Option<bool>,
     },
     Confirmed,
     Responded,
@@ -200,7 +184,7 @@ impl Order {
                 S::Placed
             }
             (S::Placed, E::Presented) => S::Presented,
-            (S::Presented, E::Seen { at }) if self.seen_at.is_none() => {
+            (S::Presented, E::Seen { at, .. }) if self.seen_at.is_none() => {
                 self.seen_at = Some(*at);
                 S::Presented
             }
@@ -254,7 +238,8 @@ mod tests {
             domain_name: DnsName::parse("shop.example.com", false).unwrap(),
             domain_is_deleted: false,
             origin: OrderOrigin::Challenge,
-            presenter: Presenter::Manual,
+            published_by: PublishedBy::CUSTOMER,
+            delegation_label: "0".repeat(32),
             names: vec!["shop.example.com".to_owned()],
             certificate_id: 1,
             algorithm: KeyAlgorithm::Rsa2048,
@@ -303,7 +288,7 @@ mod tests {
         vec![
             OrderEvent::Placed { placement, authorizations: vec![authorization()] },
             OrderEvent::Presented,
-            OrderEvent::Seen { at: AT },
+            OrderEvent::Seen { at: AT, is_delegated: None },
             OrderEvent::Confirmed,
             OrderEvent::Responded,
             OrderEvent::Authorized { at: AT },
@@ -351,9 +336,9 @@ mod tests {
 
     #[test]
     fn the_first_sight_of_the_record_is_kept() {
-        let seen = order(OrderState::Presented).apply(&OrderEvent::Seen { at: AT }).unwrap();
+        let seen = order(OrderState::Presented).apply(&OrderEvent::Seen { at: AT, is_delegated: None }).unwrap();
         assert_eq!(seen.seen_at, Some(AT));
-        assert!(seen.apply(&OrderEvent::Seen { at: AT }).is_err());
+        assert!(seen.apply(&OrderEvent::Seen { at: AT, is_delegated: None }).is_err());
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum ProblemCode {
     RecordNotSeen,
     /// DNS did not answer, up to the deadline and a while beyond.
     DnsLookupFailed,
+    /// The TXT record could not be written where the presenter writes it.
+    RecordNotPublished,
     /// The CA looked at the record and did not accept it.
     ChallengeRefused,
     /// A CAA record forbids the CA.
@@ -78,6 +80,9 @@ impl OrderProblem {
             }
             ProblemCode::DnsLookupFailed => {
                 format!("DNS did not answer for {record}; make sure that the zone's name servers answer, then retry")
+            }
+            ProblemCode::RecordNotPublished => {
+                format!("the TXT record {record} could not be published automatically; mend the presenter, then retry")
             }
             ProblemCode::ChallengeRefused => format!(
                 "the certificate authority did not accept the TXT record {record}; make sure that every name server \

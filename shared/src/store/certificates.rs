@@ -22,6 +22,9 @@ pub struct CertificateSummary {
     pub serial_number: String,
     pub fingerprint_sha256: String,
     pub issuer: String,
+    /// Whether its renewal needs nobody, and when it is planned.
+    pub is_automatic: bool,
+    pub renew_at: Option<OffsetDateTime>,
 }
 
 /// The row that an order of `/domains` will fill, state `requesting`.
@@ -33,8 +36,8 @@ pub async fn insert_requested(
 ) -> Result<i64, StoreError> {
     let algorithm: &'static str = algorithm.into();
     let id = sqlx::query_scalar!(
-        "INSERT INTO certificates (public_id, domain_id, origin, state, algorithm, common_name)
-         SELECT $1, id, 'challenge', 'requesting', $3, name FROM domains WHERE id = $2 RETURNING id",
+        "INSERT INTO certificates (public_id, domain_id, origin, state, algorithm, common_name, auto_renew)
+         SELECT $1, id, 'challenge', 'requesting', $3, name, true FROM domains WHERE id = $2 RETURNING id",
         public_id.as_str(),
         domain_id,
         algorithm
@@ -115,8 +118,9 @@ pub async fn newest_issued(
     let rows = sqlx::query!(
         r#"SELECT wanted.domain_id AS "domain_id!", c.public_id, c.issued_at AS "issued_at!", c.created_at,
                c.not_before AS "not_before!", c.not_after AS "not_after!", c.serial_number AS "serial_number!",
-               c.fingerprint_sha256 AS "fingerprint_sha256!", c.issuer AS "issuer!"
-           FROM unnest($1::bigint[]) AS wanted (domain_id) CROSS JOIN LATERAL (
+               c.fingerprint_sha256 AS "fingerprint_sha256!", c.issuer AS "issuer!",
+               c.auto_renew AND p.presenter <> 'manual' AS "is_automatic!", c.renew_at
+           FROM unnest($1::bigint[]) AS wanted (domain_id) JOIN domain_presenters p USING (domain_id) CROSS JOIN LATERAL (
                WITH RECURSIVE line AS (
                    SELECT id FROM certificates
                    WHERE domain_id = wanted.domain_id AND state = 'issued' AND origin = 'challenge'
@@ -142,6 +146,8 @@ pub async fn newest_issued(
                     serial_number: row.serial_number,
                     fingerprint_sha256: row.fingerprint_sha256,
                     issuer: row.issuer,
+                    is_automatic: row.is_automatic,
+                    renew_at: row.renew_at,
                 },
             ))
         })

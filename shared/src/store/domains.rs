@@ -20,6 +20,10 @@ pub struct Domain {
     pub status: DomainStatus,
     pub verification_token: String,
     pub verified_at: Option<OffsetDateTime>,
+    /// Where its challenges can be delegated to, below the zone of our name servers.
+    pub delegation_label: String,
+    /// When its challenge name was last seen to be an alias of that.
+    pub delegated_at: Option<OffsetDateTime>,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
 }
@@ -43,6 +47,8 @@ struct Row {
     status: String,
     verification_token: String,
     verified_at: Option<OffsetDateTime>,
+    delegation_label: String,
+    delegated_at: Option<OffsetDateTime>,
     created_at: OffsetDateTime,
     updated_at: OffsetDateTime,
 }
@@ -59,6 +65,8 @@ impl TryFrom<Row> for Domain {
             status: row.status.parse().map_err(|_| StoreError::Corrupt { column: "domains.status" })?,
             verification_token: row.verification_token,
             verified_at: row.verified_at,
+            delegation_label: row.delegation_label,
+            delegated_at: row.delegated_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
@@ -70,7 +78,7 @@ pub async fn insert(conn: &mut PgConnection, new: &NewDomain<'_>) -> Result<Doma
     sqlx::query_as!(
         Row,
         "INSERT INTO domains (account_id, public_id, name, supplied_name, verification_token) VALUES ($1, $2, $3, $4, $5)
-         RETURNING id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at",
+         RETURNING id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at",
         new.account_id,
         new.public_id.as_str(),
         new.name.as_str(),
@@ -86,7 +94,7 @@ pub async fn insert(conn: &mut PgConnection, new: &NewDomain<'_>) -> Result<Doma
 pub async fn find(conn: &mut PgConnection, public_id: &PublicId) -> Result<Option<Domain>, StoreError> {
     sqlx::query_as!(
         Row,
-        "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
+        "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at
          FROM domains WHERE public_id = $1 AND account_id = 1 AND deleted_at IS NULL",
         public_id.as_str()
     )
@@ -111,7 +119,7 @@ pub async fn page(
         Some(status) => {
             sqlx::query_as!(
             Row,
-            "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
+            "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at
                  FROM domains WHERE account_id = 1 AND status = $1 AND -id > -$2::bigint AND deleted_at IS NULL ORDER BY -id LIMIT $3",
             status.as_str(),
             before,
@@ -123,7 +131,7 @@ pub async fn page(
         None => {
             sqlx::query_as!(
             Row,
-            "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
+            "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at
                  FROM domains WHERE account_id = 1 AND -id > -$1::bigint AND deleted_at IS NULL ORDER BY -id LIMIT $2",
             before,
             limit
@@ -139,7 +147,7 @@ pub async fn page(
 pub async fn lock(conn: &mut PgConnection, public_id: &PublicId) -> Result<Option<Domain>, StoreError> {
     sqlx::query_as!(
         Row,
-        "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
+        "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at
          FROM domains WHERE public_id = $1 AND account_id = 1 AND deleted_at IS NULL FOR NO KEY UPDATE",
         public_id.as_str()
     )
@@ -159,7 +167,7 @@ pub async fn lock_by_key(conn: &mut PgConnection, id: i64) -> Result<(), StoreEr
 pub async fn lock_live(conn: &mut PgConnection, id: i64) -> Result<Option<Domain>, StoreError> {
     sqlx::query_as!(
         Row,
-        "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at
+        "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at
          FROM domains WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
         id
     )
@@ -170,18 +178,33 @@ pub async fn lock_live(conn: &mut PgConnection, id: i64) -> Result<Option<Domain
 }
 
 /// The token was seen: `verified` from any status that allows it. None when the status has changed meanwhile.
-pub async fn mark_verified(conn: &mut PgConnection, id: i64) -> Result<Option<Domain>, StoreError> {
+pub async fn mark_verified(conn: &mut PgConnection, id: i64, is_delegated: bool) -> Result<Option<Domain>, StoreError> {
     sqlx::query_as!(
         Row,
-        "UPDATE domains SET status = 'verified', verified_at = now(), updated_at = now()
+        "UPDATE domains SET status = 'verified', verified_at = now(), updated_at = now(),
+             delegated_at = CASE WHEN $2 THEN now() END
          WHERE id = $1 AND deleted_at IS NULL AND status IN ('pending', 'failed', 'active')
-         RETURNING id, public_id, name, supplied_name, status, verification_token, verified_at, created_at, updated_at",
-        id
+         RETURNING id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at",
+        id,
+        is_delegated
     )
     .fetch_optional(conn)
     .await?
     .map(Domain::try_from)
     .transpose()
+}
+
+/// Its challenge name was seen, as an alias of its delegation target or not.
+pub async fn mark_delegated(conn: &mut PgConnection, id: i64, is_delegated: bool) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE domains SET delegated_at = CASE WHEN $2 THEN now() END
+         WHERE id = $1 AND deleted_at IS NULL AND (delegated_at IS NOT NULL) <> $2",
+        id,
+        is_delegated
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Moves the status along with an order. A deleted domain's status no longer matters and is left alone.

@@ -1,9 +1,8 @@
 //! `orders`: the truth that jobs only point at.
 
+pub mod of_domains;
 pub mod overview;
 pub mod purge;
-
-use std::collections::HashMap;
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -14,7 +13,8 @@ use crate::model::certificate_names::all_names;
 use crate::model::domain::DomainStatus;
 use crate::model::identifier::DnsName;
 use crate::model::ids::PublicId;
-use crate::model::order::{Order, OrderEvent, OrderOrigin, OrderState, Placement, Presenter};
+use crate::model::order::{Order, OrderEvent, OrderOrigin, OrderState, Placement};
+use crate::model::presenter::PublishedBy;
 use crate::model::problem::OrderProblem;
 
 /// Unique index: one open order per domain for `/domains`.
@@ -27,7 +27,7 @@ pub struct NewOrder<'a> {
     pub domain_id: i64,
     pub certificate_id: i64,
     pub origin: OrderOrigin,
-    pub presenter: Presenter,
+    pub published_by: PublishedBy,
     /// How long a caller waits for it to be placed; None when nobody does.
     pub place_by_secs: Option<f64>,
     /// The ended order that it stands in for.
@@ -41,13 +41,14 @@ pub struct NewOrder<'a> {
 /// A domain with an open order is a conflict on [`ONE_OPEN_PER_DOMAIN`].
 pub async fn insert(conn: &mut PgConnection, new: &NewOrder<'_>) -> Result<i64, StoreError> {
     let id = sqlx::query_scalar!(
-        "INSERT INTO orders (public_id, domain_id, certificate_id, origin, presenter, place_by, retry_of)
-         VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), $7) RETURNING id",
+        "INSERT INTO orders (public_id, domain_id, certificate_id, origin, presenter, presenter_config_id, place_by, retry_of)
+         VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7), $8) RETURNING id",
         new.public_id.as_str(),
         new.domain_id,
         new.certificate_id,
         <&str>::from(new.origin),
-        new.presenter.as_str(),
+        new.published_by.presenter.as_str(),
+        new.published_by.config_id,
         new.place_by_secs,
         new.retry_of
     )
@@ -60,9 +61,9 @@ pub async fn insert(conn: &mut PgConnection, new: &NewOrder<'_>) -> Result<i64, 
 /// An order with its authorizations, as stored.
 pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, StoreError> {
     let Some(row) = sqlx::query!(
-        "SELECT o.id, o.public_id, o.domain_id, o.certificate_id, o.origin, o.presenter, o.state, o.revision, o.directory, o.acme_url, o.place_by,
+        "SELECT o.id, o.public_id, o.domain_id, o.certificate_id, o.origin, o.presenter, o.presenter_config_id, o.state, o.revision, o.directory, o.acme_url, o.place_by,
                 o.placed_at, o.deadline_at, o.seen_at, o.updated_at, o.ended_at, o.cleaned_up_at, o.problem,
-                d.name AS domain_name, d.deleted_at, c.algorithm, c.name, c.common_name, c.alternate_names
+                d.name AS domain_name, d.deleted_at, d.delegation_label, c.algorithm, c.name, c.common_name, c.alternate_names
          FROM orders o JOIN domains d ON d.id = o.domain_id JOIN certificates c ON c.id = o.certificate_id
          WHERE o.id = $1",
         id
@@ -93,7 +94,11 @@ pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, Sto
         domain_is_deleted: row.deleted_at.is_some(),
         certificate_id: row.certificate_id,
         origin: row.origin.parse().map_err(|_| StoreError::Corrupt { column: "orders.origin" })?,
-        presenter: row.presenter.parse().map_err(|_| StoreError::Corrupt { column: "orders.presenter" })?,
+        published_by: PublishedBy {
+            presenter: row.presenter.parse().map_err(|_| StoreError::Corrupt { column: "orders.presenter" })?,
+            config_id: row.presenter_config_id,
+        },
+        delegation_label: row.delegation_label,
         algorithm: row.algorithm.parse().map_err(|_| StoreError::Corrupt { column: "certificates.algorithm" })?,
         state: parse_state(&row.state)?,
         revision: row.revision,
@@ -117,7 +122,7 @@ pub async fn record(
     actor: &str,
 ) -> Result<bool, StoreError> {
     let to_status = domain_status_after(after, event);
-    if to_status.is_some() {
+    if to_status.is_some() || matches!(event, OrderEvent::Seen { is_delegated: Some(_), .. }) {
         domains::lock_by_key(conn, after.domain_id).await?;
     }
     let problem = after.problem.as_ref().map(to_json);
@@ -148,6 +153,10 @@ pub async fn record(
             authorizations::insert(conn, after).await?;
             true
         }
+        OrderEvent::Seen { is_delegated: Some(is_delegated), .. } => {
+            domains::mark_delegated(conn, after.domain_id, *is_delegated).await?;
+            true
+        }
         OrderEvent::Authorized { at } => {
             authorizations::mark_proved(conn, after.id, *at).await?;
             true
@@ -174,6 +183,9 @@ pub async fn record(
     }
     order_events::insert(conn, after.id, event.name(), after.state, actor, event_detail(event)).await?;
     if matches!(event, OrderEvent::Issued { .. }) {
+        if after.origin == OrderOrigin::Challenge {
+            renewals::due::supersede(conn, after.domain_id, after.certificate_id).await?;
+        }
         events::certificate(conn, EventName::CertificateIssue, after.certificate_id).await?;
     }
     if matches!(event, OrderEvent::Placed { .. } | OrderEvent::GaveUp { .. } | OrderEvent::Cancelled { .. }) {
@@ -335,93 +347,6 @@ pub async fn reopen_clean_up(conn: &mut PgConnection, domain_id: i64) -> Result<
     .fetch_all(conn)
     .await?;
     Ok(ids)
-}
-
-/// What a customer sees of the open order of a `certificate_pending` domain.
-#[derive(Clone, Debug)]
-pub struct PendingOrder {
-    pub public_id: PublicId,
-    pub txt_value: String,
-    pub deadline_at: OffsetDateTime,
-    /// When the value was first seen.
-    pub seen_at: Option<OffsetDateTime>,
-    /// When the job is due; in the past or now while a worker is at it.
-    pub next_check_at: OffsetDateTime,
-    pub last_result: Option<serde_json::Value>,
-}
-
-/// The placed open order of each domain, by the domain's internal key.
-pub async fn pending_of_domains(
-    conn: &mut PgConnection,
-    domain_ids: &[i64],
-) -> Result<HashMap<i64, PendingOrder>, StoreError> {
-    let rows = sqlx::query!(
-        r#"SELECT o.domain_id AS "domain_id!", o.public_id AS "public_id!", a.txt_value AS "txt_value!", o.deadline_at AS "deadline_at!", o.seen_at, j.last_result AS "last_result?",
-               CASE WHEN j.leased_by IS NULL THEN greatest(j.due_at, now()) ELSE now() END AS "next_check_at!"
-           FROM orders o JOIN authorizations a ON a.order_id = o.id LEFT JOIN jobs j ON j.order_id = o.id
-           WHERE o.domain_id = ANY($1) AND o.origin = 'challenge' AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL"#,
-        domain_ids
-    )
-    .fetch_all(conn)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok((
-                row.domain_id,
-                PendingOrder {
-                    public_id: PublicId::parse(&row.public_id)
-                        .ok_or(StoreError::Corrupt { column: "orders.public_id" })?,
-                    txt_value: row.txt_value,
-                    deadline_at: row.deadline_at,
-                    seen_at: row.seen_at,
-                    next_check_at: row.next_check_at,
-                    last_result: row.last_result,
-                },
-            ))
-        })
-        .collect()
-}
-
-/// Why the domain is `failed`.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// Internal key of the order that failed.
-    pub order_id: i64,
-    pub problem: OrderProblem,
-    pub at: OffsetDateTime,
-    pub cleaned_up: bool,
-}
-
-impl Failure {
-    /// Whether a customer's retry is accepted now: only once nothing of the failed order is left to tidy.
-    pub fn is_retryable(&self) -> bool {
-        self.cleaned_up && self.problem.code.retryable()
-    }
-}
-
-/// The newest failure of each domain, by the domain's internal key. An order that ended before it was placed is none.
-pub async fn failures_of_domains(
-    conn: &mut PgConnection,
-    domain_ids: &[i64],
-) -> Result<HashMap<i64, Failure>, StoreError> {
-    let rows = sqlx::query!(
-        r#"SELECT wanted.domain_id AS "domain_id!", o.id, o.problem AS "problem!", o.ended_at AS "ended_at!",
-               o.cleaned_up_at IS NOT NULL AS "cleaned_up!"
-           FROM unnest($1::bigint[]) AS wanted (domain_id) CROSS JOIN LATERAL (
-               SELECT * FROM orders
-               WHERE domain_id = wanted.domain_id AND origin = 'challenge' AND state IN ('failed', 'cancelled')
-                 AND placed_at IS NOT NULL
-               ORDER BY id DESC LIMIT 1) AS o"#,
-        domain_ids
-    )
-    .fetch_all(conn)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            let problem = parse_problem(row.problem)?;
-            Ok((row.domain_id, Failure { order_id: row.id, problem, at: row.ended_at, cleaned_up: row.cleaned_up }))
-        })
-        .collect()
 }
 
 fn parse_state(text: &str) -> Result<OrderState, StoreError> {

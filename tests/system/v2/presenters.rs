@@ -15,7 +15,7 @@ const DOMAIN: &str = "shop.example.com";
 /// What DNS shows at an owner name.
 async fn published(stack: &Stack, owner: &str) -> Vec<String> {
     let server: SocketAddr = stack.plan().dns.address().parse().unwrap();
-    TxtLookup::new(&[server]).unwrap().txt(owner).await.unwrap()
+    TxtLookup::new(&[server]).unwrap().txt(owner).await.unwrap().values
 }
 
 #[tokio::test]

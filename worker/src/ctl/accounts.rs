@@ -1,9 +1,7 @@
 //! `countersignctl accounts`: the owners of domains.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use countersign_shared::config::DatabaseAddress;
-use countersign_shared::model::filter::word;
-use countersign_shared::model::order::Presenter;
 use countersign_shared::store::accounts::{self, Account};
 
 use super::connect;
@@ -19,6 +17,22 @@ pub(super) enum Accounts {
     Presenter(SetPresenter),
 }
 
+/// Where no presenter is configured and nothing is delegated.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Fallback {
+    Manual,
+    TestDns,
+}
+
+impl Fallback {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::TestDns => "test-dns",
+        }
+    }
+}
+
 #[derive(Args)]
 pub(super) struct Create {
     /// For people
@@ -29,8 +43,8 @@ pub(super) struct Create {
     email: String,
 
     /// Who publishes the TXT records of its certificates: manual, the customer; or test-dns
-    #[arg(long, default_value = "manual", value_parser = word::<Presenter>)]
-    presenter: Presenter,
+    #[arg(long, default_value = "manual", value_enum)]
+    presenter: Fallback,
 
     /// Print JSON
     #[arg(long)]
@@ -56,8 +70,8 @@ pub(super) struct SetPresenter {
     account: i64,
 
     /// manual, the customer; or test-dns
-    #[arg(value_parser = word::<Presenter>)]
-    presenter: Presenter,
+    #[arg(value_enum)]
+    presenter: Fallback,
 
     #[command(flatten)]
     database: DatabaseAddress,

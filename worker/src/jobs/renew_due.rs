@@ -141,7 +141,7 @@ impl Run<'_> {
             }
             Some(domain) => match due::still_due(&mut tx, one.id).await? {
                 None => false,
-                Some(still) if !still.presenter.is_automatic() => {
+                Some(still) if !still.published_by.presenter.is_automatic() => {
                     due::postpone(&mut tx, one.id, LOOK_AGAIN_AFTER.as_secs_f64()).await?;
                     false
                 }
@@ -184,7 +184,7 @@ impl Run<'_> {
             domain_id: one.domain_id,
             certificate_id: renewal.new_certificate_id,
             origin: OrderOrigin::Renewal,
-            presenter: still.presenter,
+            published_by: still.published_by,
             place_by_secs: None,
             retry_of: None,
             actor: &self.advance.worker,

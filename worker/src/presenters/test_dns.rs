@@ -38,7 +38,7 @@ impl TestDns {
     }
 
     /// Removes all that is at an owner name.
-    pub async fn remove(&self, owner_name: &str) -> Result<(), PresenterError> {
+    pub async fn remove_all(&self, owner_name: &str) -> Result<(), PresenterError> {
         self.post("clear-txt", json!({ "host": owner_name })).await
     }
 

@@ -11,6 +11,7 @@ use countersign_shared::telemetry::chain;
 
 use super::{CA_MAY_BE_AWAY, Step, StepError, StepOutcome, StepResult};
 use crate::acme::ErrorClass;
+use crate::presenters::Publisher;
 
 /// For DNS that cannot be written: then a TXT record stays behind, with a finding.
 const DNS_MAY_BE_AWAY: Duration = Duration::from_secs(3600);
@@ -46,17 +47,20 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
 /// Returns a finding when a record could not be removed, after some tries.
 async fn remove_records(step: &Step<'_>) -> Result<Option<String>, StepError> {
     let removed = async {
-        let Some(presenter) = step.presenter()? else { return Ok(()) };
+        let publisher = step.publisher().await?;
+        if matches!(publisher, Publisher::Nobody) {
+            return Ok(());
+        }
         for authorization in &step.order.authorizations {
-            // Not even for a moment may a value be away that the CA is looking for: the last order at a name empties it.
-            if !values_of_others(step, &authorization.identifier).await?.is_empty() {
-                continue;
-            }
             let owner = challenge_owner(&authorization.identifier);
-            presenter.remove(&owner).await.map_err(|error| step.not_presented(&error))?;
+            let others = values_of_others(step, &authorization.identifier).await?;
+            let removed = publisher.remove(&owner, &authorization.txt_value, &others).await;
+            removed.map_err(|error| step.not_presented(&error))?;
             // Of orders that were placed in between.
             for value in values_of_others(step, &authorization.identifier).await? {
-                presenter.present(&owner, &value).await.map_err(|error| step.not_presented(&error))?;
+                if !others.contains(&value) {
+                    publisher.present(&owner, &value).await.map_err(|error| step.not_presented(&error))?;
+                }
             }
         }
         Ok(())

@@ -13,6 +13,8 @@ use time::OffsetDateTime;
 
 use super::{Step, StepError, StepOutcome, StepResult};
 
+/// Pause before the second look-up for a record that we have published ourselves; later ones come ever more rarely.
+const SOONEST_LOOK: Duration = Duration::from_millis(200);
 /// Pause between look-ups once the value was seen somewhere.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
@@ -31,10 +33,10 @@ async fn await_record(step: &Step<'_>) -> StepResult {
     let Some(placement) = &step.order.placement else {
         return Err(StepError::bug("an order without a CA order"));
     };
-    let observation = look(step).await;
+    let Look { observation, is_delegated } = look(step).await;
     let began_at = observation.at;
     match observation.result {
-        LookupResult::Seen => Ok(StepOutcome::Advance(OrderEvent::Seen { at: began_at })),
+        LookupResult::Seen => Ok(StepOutcome::Advance(OrderEvent::Seen { at: began_at, is_delegated })),
         LookupResult::Absent | LookupResult::OtherValue if began_at >= placement.deadline_at => {
             let problem = step.problem(ProblemCode::RecordNotSeen).because(&observation.detail);
             Ok(step.give_up(match step.order.authorizations.as_slice() {
@@ -48,14 +50,21 @@ async fn await_record(step: &Step<'_>) -> StepResult {
             Ok(step.give_up(step.problem(ProblemCode::DnsLookupFailed).because(&observation.detail)))
         }
         _ => {
-            let next = next_look(began_at, placement.placed_at, placement.deadline_at, step.tools.poll_interval);
+            let interval = step.tools.poll_interval;
+            // A record that nobody has to set is there at once, or when all name servers have it.
+            let interval = if step.order.published_by.presenter.is_automatic() {
+                (step.waited() / 2).clamp(SOONEST_LOOK.min(interval), interval)
+            } else {
+                interval
+            };
+            let next = next_look(began_at, placement.placed_at, placement.deadline_at, interval);
             Ok(StepOutcome::WaitUntil(next, to_json(&observation)))
         }
     }
 }
 
 async fn look_again(step: &Step<'_>, seen_at: OffsetDateTime) -> StepResult {
-    let observation = look(step).await;
+    let observation = look(step).await.observation;
     if observation.result == LookupResult::Seen || observation.at >= seen_at + step.tools.confirm_grace {
         return Ok(StepOutcome::Advance(OrderEvent::Confirmed));
     }
@@ -63,15 +72,28 @@ async fn look_again(step: &Step<'_>, seen_at: OffsetDateTime) -> StepResult {
     Ok(StepOutcome::WaitUntil(next, to_json(&observation)))
 }
 
+struct Look {
+    observation: Observation,
+    is_delegated: Option<bool>,
+}
+
 /// One look-up per name that is not proved yet; the first that does not show its value speaks for all.
-async fn look(step: &Step<'_>) -> Observation {
+async fn look(step: &Step<'_>) -> Look {
     let began_at = step.now();
     let are_several = step.order.authorizations.len() > 1;
-    let mut last = None;
+    let target = step.tools.challenge_zone.as_ref().map(|zone| zone.target(&step.order.delegation_label));
+    let (mut last, mut all_delegated, mut own_delegated) = (None, target.is_some(), None);
     for authorization in step.order.authorizations.iter().filter(|one| one.proved_at.is_none()) {
         let owner = challenge_owner(&authorization.identifier);
         let observation = match step.tools.lookup.txt(&owner).await {
-            Ok(values) => Observation::of_values(began_at, values, &authorization.txt_value),
+            Ok(answer) => {
+                let is_delegated = target.as_ref().is_some_and(|target| answer.aliases.contains(target));
+                all_delegated &= is_delegated;
+                if authorization.identifier == step.order.domain_name.as_str() {
+                    own_delegated = Some(is_delegated);
+                }
+                Observation::of_values(began_at, answer.values, &authorization.txt_value)
+            }
             Err(error) => Observation::of_failure(began_at, &error.to_string()),
         };
         let is_seen = observation.result == LookupResult::Seen;
@@ -81,7 +103,10 @@ async fn look(step: &Step<'_>) -> Observation {
             break;
         }
     }
-    last.unwrap_or_else(|| Observation::of_values(began_at, Vec::new(), ""))
+    let observation = last.unwrap_or_else(|| Observation::of_values(began_at, Vec::new(), ""));
+    // Another name of the domain that is not delegated says nothing of the domain itself.
+    let is_delegated = if all_delegated { Some(true) } else { own_delegated.filter(|_| target.is_some()) };
+    Look { observation, is_delegated }
 }
 
 fn to_json(observation: &Observation) -> Option<serde_json::Value> {

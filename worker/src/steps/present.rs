@@ -2,19 +2,39 @@
 //!
 //! The values are stored with the order, so that a crash here leaves nothing behind that clean-up would not find.
 
+use std::time::Duration;
+
 use countersign_shared::model::challenge::challenge_owner;
 use countersign_shared::model::order::OrderEvent;
+use countersign_shared::model::problem::ProblemCode;
 
 use super::{Step, StepOutcome, StepResult};
+use crate::presenters::PresenterError;
+
+/// For DNS that cannot be written, besides the time that the record would have had to appear.
+const DNS_MAY_BE_AWAY: Duration = Duration::from_secs(3600);
 
 pub(super) async fn run(step: &Step<'_>) -> StepResult {
-    if let Some(presenter) = step.presenter()? {
-        for authorization in step.order.authorizations.iter().filter(|one| one.proved_at.is_none()) {
-            let owner = challenge_owner(&authorization.identifier);
-            if let Err(error) = presenter.present(&owner, &authorization.txt_value).await {
-                return Err(step.not_presented(&error));
-            }
+    match publish(step).await {
+        Ok(()) => Ok(StepOutcome::Advance(OrderEvent::Presented)),
+        Err(PresenterError::Store(error)) => Err(error.into()),
+        Err(error) if is_late(step) => {
+            let problem = step.problem(ProblemCode::RecordNotPublished).because(&error.to_string());
+            Ok(step.give_up(problem))
         }
+        Err(error) => Err(step.not_presented(&error)),
     }
-    Ok(StepOutcome::Advance(OrderEvent::Presented))
+}
+
+async fn publish(step: &Step<'_>) -> Result<(), PresenterError> {
+    let publisher = step.tools.presenters.of(step.order.published_by).await?;
+    for authorization in step.order.authorizations.iter().filter(|one| one.proved_at.is_none()) {
+        publisher.present(&challenge_owner(&authorization.identifier), &authorization.txt_value).await?;
+    }
+    Ok(())
+}
+
+fn is_late(step: &Step<'_>) -> bool {
+    let deadline_at = step.order.placement.as_ref().map(|placement| placement.deadline_at);
+    deadline_at.is_some_and(|deadline_at| step.now() > deadline_at + DNS_MAY_BE_AWAY)
 }

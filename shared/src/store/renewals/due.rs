@@ -5,8 +5,9 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::super::StoreError;
-use crate::model::order::Presenter;
+use super::super::{StoreError, presenter_configs};
+use crate::model::order::OrderOrigin;
+use crate::model::presenter::PublishedBy;
 
 /// A certificate without a time for its renewal.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +66,7 @@ pub async fn due(conn: &mut PgConnection, limit: i64) -> Result<Vec<Due>, StoreE
 #[derive(Clone, Copy, Debug)]
 pub struct StillDue {
     /// Who would publish the records of an order that was made now.
-    pub presenter: Presenter,
+    pub published_by: PublishedBy,
     pub auto_renew: bool,
     pub not_after: OffsetDateTime,
     /// The database's time.
@@ -75,18 +76,15 @@ pub struct StillDue {
 /// None when somebody has renewed or postponed it meanwhile.
 pub async fn still_due(conn: &mut PgConnection, id: i64) -> Result<Option<StillDue>, StoreError> {
     let row = sqlx::query!(
-        r#"SELECT a.presenter, c.auto_renew, c.not_after AS "not_after!", now() AS "now!"
-           FROM certificates c JOIN domains d ON d.id = c.domain_id JOIN accounts a ON a.id = d.account_id
+        r#"SELECT c.domain_id, c.auto_renew, c.not_after AS "not_after!", now() AS "now!" FROM certificates c
            WHERE c.id = $1 AND c.auto_renew AND c.state = 'issued' AND c.renewal_ended_at IS NULL AND c.renew_at <= now()"#,
         id
     )
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await?;
-    row.map(|row| {
-        let presenter = row.presenter.parse().map_err(|_| StoreError::Corrupt { column: "accounts.presenter" })?;
-        Ok(StillDue { presenter, auto_renew: row.auto_renew, not_after: row.not_after, now: row.now })
-    })
-    .transpose()
+    let Some(row) = row else { return Ok(None) };
+    let published_by = presenter_configs::of_domain(conn, row.domain_id, OrderOrigin::Renewal).await?;
+    Ok(Some(StillDue { published_by, auto_renew: row.auto_renew, not_after: row.not_after, now: row.now }))
 }
 
 /// A successor was ordered; if that fails, `next` is when another one is.
@@ -102,6 +100,22 @@ pub async fn postpone(conn: &mut PgConnection, id: i64, secs: f64) -> Result<(),
     sqlx::query!("UPDATE certificates SET renew_at = now() + make_interval(secs => $2) WHERE id = $1", id, secs)
         .execute(conn)
         .await?;
+    Ok(())
+}
+
+/// A domain has another certificate of its own issuance: the line before it ends.
+pub async fn supersede(conn: &mut PgConnection, domain_id: i64, by: i64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "WITH RECURSIVE line AS (
+             SELECT id FROM certificates WHERE domain_id = $1 AND origin = 'challenge' AND id <> $2
+             UNION ALL
+             SELECT successor.id FROM certificates successor JOIN line ON successor.successor_of = line.id)
+         UPDATE certificates SET renewal_ended_at = now() WHERE id IN (SELECT id FROM line) AND renewal_ended_at IS NULL",
+        domain_id,
+        by
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
@@ -133,10 +147,10 @@ pub struct ToAsk {
 /// At most `limit`, the longest due first.
 pub async fn to_ask(conn: &mut PgConnection, limit: i64) -> Result<Vec<ToAsk>, StoreError> {
     let rows = sqlx::query!(
-        r#"SELECT c.id, a.presenter, c.certificate_pem AS "chain_pem!", c.not_before AS "not_before!", c.not_after AS "not_after!",
+        r#"SELECT c.id, p.presenter <> 'manual' AS "is_automatic!", c.certificate_pem AS "chain_pem!", c.not_before AS "not_before!", c.not_after AS "not_after!",
                c.renewal_tried_at, c.ari_window_start, c.ari_window_end,
                (SELECT o.directory FROM orders o WHERE o.certificate_id = c.id AND o.state = 'issued' LIMIT 1) AS directory
-           FROM certificates c JOIN domains d ON d.id = c.domain_id JOIN accounts a ON a.id = d.account_id
+           FROM certificates c JOIN domain_presenters p ON p.domain_id = c.domain_id
            WHERE c.auto_renew AND c.state = 'issued' AND c.renewal_ended_at IS NULL AND c.ari_check_due <= now()
            ORDER BY c.ari_check_due LIMIT $1"#,
         limit
@@ -145,7 +159,7 @@ pub async fn to_ask(conn: &mut PgConnection, limit: i64) -> Result<Vec<ToAsk>, S
     .await?;
     let ask = rows.into_iter().map(|row| ToAsk {
         id: row.id,
-        is_automatic: row.presenter.parse().is_ok_and(Presenter::is_automatic),
+        is_automatic: row.is_automatic,
         chain_pem: row.chain_pem,
         directory: row.directory,
         not_before: row.not_before,

@@ -1,0 +1,125 @@
+//! `presenter_configs`: who publishes the TXT records of an account's domains, or of one of them.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::StoreError;
+use crate::model::order::OrderOrigin;
+use crate::model::presenter::{PresenterSettings, PublishedBy};
+use crate::model::secret::Secret;
+
+/// An account's, or one domain's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope {
+    pub account_id: i64,
+    /// None: every domain of the account that has none of its own.
+    pub domain_id: Option<i64>,
+}
+
+/// Settings in force. No `Debug`: there may be a secret.
+#[derive(Clone)]
+pub struct PresenterConfig {
+    pub id: i64,
+    pub settings: PresenterSettings,
+    pub secret: Option<Secret>,
+    pub created_at: OffsetDateTime,
+}
+
+/// Who would publish the records of an order that was made now: as the domain says, or by delegation if its challenge name
+/// was seen to be ours, or as the account says.
+pub async fn of_domain(
+    conn: &mut PgConnection,
+    domain_id: i64,
+    origin: OrderOrigin,
+) -> Result<PublishedBy, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT presenter AS "presenter!", presenter_config_id, is_fallback AS "is_fallback!"
+           FROM domain_presenters WHERE domain_id = $1"#,
+        domain_id
+    )
+    .fetch_one(conn)
+    .await?;
+    // For trials of /v2, whose clients know nothing of challenges; those of /domains do.
+    if row.is_fallback && origin == OrderOrigin::Challenge {
+        return Ok(PublishedBy::CUSTOMER);
+    }
+    let presenter = row.presenter.parse().map_err(|_| StoreError::Corrupt { column: "domain_presenters.presenter" })?;
+    Ok(PublishedBy { presenter, config_id: row.presenter_config_id })
+}
+
+/// What is configured for exactly this scope.
+pub async fn find(conn: &mut PgConnection, scope: Scope) -> Result<Option<PresenterConfig>, StoreError> {
+    let row = sqlx::query!(
+        "SELECT id, settings, secret, created_at FROM presenter_configs
+         WHERE account_id = $1 AND domain_id IS NOT DISTINCT FROM $2 AND replaced_at IS NULL",
+        scope.account_id,
+        scope.domain_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| config(row.id, row.settings, row.secret, row.created_at)).transpose()
+}
+
+/// The settings that an order began with, also once they are replaced.
+pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<PresenterConfig>, StoreError> {
+    let row = sqlx::query!("SELECT id, settings, secret, created_at FROM presenter_configs WHERE id = $1", id)
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| config(row.id, row.settings, row.secret, row.created_at)).transpose()
+}
+
+/// Puts settings in force for a scope, in place of those before. Orders under way go on with what they began with.
+pub async fn replace(
+    conn: &mut PgConnection,
+    scope: Scope,
+    settings: &PresenterSettings,
+    secret: Option<&Secret>,
+) -> Result<i64, StoreError> {
+    remove(conn, scope).await?;
+    let stored =
+        serde_json::to_value(settings).map_err(|_| StoreError::Corrupt { column: "presenter_configs.settings" })?;
+    let id = sqlx::query_scalar!(
+        "INSERT INTO presenter_configs (account_id, domain_id, kind, settings, secret) VALUES ($1, $2, $3, $4, $5) RETURNING id",
+        scope.account_id,
+        scope.domain_id,
+        settings.presenter().as_str(),
+        stored,
+        secret.map(Secret::expose)
+    );
+    Ok(id.fetch_one(conn).await?)
+}
+
+/// False when nothing was configured.
+pub async fn remove(conn: &mut PgConnection, scope: Scope) -> Result<bool, StoreError> {
+    let removed = sqlx::query!(
+        "UPDATE presenter_configs SET replaced_at = now()
+         WHERE account_id = $1 AND domain_id IS NOT DISTINCT FROM $2 AND replaced_at IS NULL",
+        scope.account_id,
+        scope.domain_id
+    );
+    Ok(removed.execute(conn).await?.rows_affected() > 0)
+}
+
+/// Deletes at most `limit` that were replaced and that no order needs any more.
+pub async fn purge(conn: &mut PgConnection, limit: i64) -> Result<u64, StoreError> {
+    let purged = sqlx::query!(
+        "DELETE FROM presenter_configs WHERE id IN (
+             SELECT c.id FROM presenter_configs c
+             WHERE c.replaced_at < now() - interval '1 day'
+               AND NOT EXISTS (SELECT FROM orders o WHERE o.presenter_config_id = c.id)
+             LIMIT $1)",
+        limit
+    );
+    Ok(purged.execute(conn).await?.rows_affected())
+}
+
+fn config(
+    id: i64,
+    settings: serde_json::Value,
+    secret: Option<String>,
+    created_at: OffsetDateTime,
+) -> Result<PresenterConfig, StoreError> {
+    let settings =
+        serde_json::from_value(settings).map_err(|_| StoreError::Corrupt { column: "presenter_configs.settings" })?;
+    Ok(PresenterConfig { id, settings, secret: secret.map(Secret::new), created_at })
+}
