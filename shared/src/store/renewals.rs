@@ -119,6 +119,27 @@ pub async fn start(conn: &mut PgConnection, id: i64) -> Result<bool, StoreError>
     Ok(started.rows_affected() == 1)
 }
 
+/// Cancels the renewal of a certificate that was ordered so long ago and never issued, with its successor. False when there is
+/// none.
+pub async fn cancel_forgotten(
+    conn: &mut PgConnection,
+    old_certificate_id: i64,
+    after_secs: f64,
+) -> Result<bool, StoreError> {
+    let cancelled = sqlx::query!(
+        "WITH forgotten AS (
+             UPDATE renewals SET state = 'cancelled', updated_at = now()
+             WHERE old_certificate_id = $1 AND state = 'new' AND created_at < now() - make_interval(secs => $2)
+             RETURNING new_certificate_id
+         )
+         UPDATE certificates SET state = 'cancelled', updated_at = now()
+         FROM forgotten WHERE certificates.id = forgotten.new_certificate_id AND certificates.state = 'new'",
+        old_certificate_id,
+        after_secs
+    );
+    Ok(cancelled.execute(conn).await?.rows_affected() > 0)
+}
+
 /// A renewal ends with the order of its successor, in the same transaction. This is the one place where it does: what is to
 /// be told to anybody about it is written here.
 pub(super) async fn end(conn: &mut PgConnection, new_certificate_id: i64, order: OrderState) -> Result<(), StoreError> {

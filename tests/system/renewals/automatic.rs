@@ -5,7 +5,7 @@ use countersign_tests::stack::Stack;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Shop, client, presented_by, renewals_become, renewals_of, successor};
+use super::{Shop, client, message, presented_by, renewals_become, renewals_of, successor};
 use crate::facts::SOON;
 use crate::failures::{fronted, refusal};
 
@@ -121,7 +121,8 @@ async fn nothing_is_ordered_where_a_person_publishes_for_a_deleted_domain_or_bes
     is_due(&stack, old).await;
     job_runs(&stack).await;
     assert!(
-        certificate_is(&stack, old, "c.renew_at > now() + interval '23 hours' AND c.renewal_tried_at IS NULL").await
+        certificate_is(&stack, old, "c.renew_at > now() + interval '23 hours' AND c.renewal_tried_at IS NOT NULL")
+            .await
     );
     assert_eq!(renewals_of(&stack, old).await, [""; 0]);
     assert!(shop.show(old).await["expires_at"].is_string());
@@ -131,7 +132,7 @@ async fn nothing_is_ordered_where_a_person_publishes_for_a_deleted_domain_or_bes
     is_due(&stack, old).await;
     job_runs(&stack).await;
     assert_eq!(renewals_of(&stack, old).await, ["new"]);
-    assert!(certificate_is(&stack, old, "c.renew_at > now() AND c.renewal_tried_at IS NULL").await);
+    assert!(certificate_is(&stack, old, "c.renew_at BETWEEN now() AND now() + interval '1 hour'").await);
 
     let deleted = api.request(Method::DELETE, &format!("/v2/1/domains/{}", shop.domain));
     assert_eq!(api.send(deleted).await.unwrap().status, 204);
@@ -140,6 +141,68 @@ async fn nothing_is_ordered_where_a_person_publishes_for_a_deleted_domain_or_bes
     job_runs(&stack).await;
     assert_eq!(renewals_of(&stack, old).await, ["cancelled"]);
     assert!(certificate_is(&stack, old, "c.renewal_ended_at IS NOT NULL").await);
+}
+
+#[tokio::test]
+async fn a_renewal_that_was_ordered_and_forgotten_does_not_let_the_certificate_expire() {
+    let stack = Stack::builder().start().await;
+    let api = client(&stack).await;
+    let shop = Shop::new(&stack, &api, "shop.example.com").await;
+    let old = shop.issue(&input()).await;
+    job_runs(&stack).await;
+    let forgotten = shop.renew(old, &Value::Null).await;
+    sqlx::query("UPDATE renewals SET created_at = now() - interval '25 hours'").execute(stack.pool()).await.unwrap();
+    is_due(&stack, old).await;
+    job_runs(&stack).await;
+    renewals_become(&stack, old, &["cancelled", "renewed"]).await;
+    let late = shop.try_issue_renewal(old, &forgotten["id"]).await;
+    assert_eq!(message(late, 400), "Certificate renewal cannot be issued: its state is cancelled");
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_domains_api_is_renewed_beside_the_domains_status_until_another_is_issued() {
+    let stack = Stack::builder().start().await;
+    let domain = stack.active_domain("shop.example.com").await;
+    let newest = async || stack.api().certificate(&domain.id).await;
+    let ids = async |condition: &str| -> Vec<i64> {
+        let query = format!("SELECT id FROM certificates WHERE {condition} ORDER BY id");
+        sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(stack.pool()).await.unwrap()
+    };
+    let first = newest().await;
+    let old = ids("true").await[0];
+    job_runs(&stack).await;
+    // The customer publishes: a person must act, and is told so.
+    let shown = stack.api().try_fetch(&domain.id).await.unwrap().expect(200);
+    assert_eq!(shown["certificate"]["act_by"], shown["certificate"]["not_after"]);
+    is_due(&stack, old).await;
+    job_runs(&stack).await;
+    assert_eq!(renewals_of(&stack, old).await, [""; 0]);
+
+    presented_by(&stack, "test-dns").await;
+    is_due(&stack, old).await;
+    let shown = stack.api().try_fetch(&domain.id).await.unwrap().expect(200);
+    assert!(shown["certificate"]["renews_at"].is_string() && shown["certificate"].get("act_by").is_none(), "{shown}");
+    job_runs(&stack).await;
+    renewals_become(&stack, old, &["renewed"]).await;
+    let successor = newest().await;
+    assert_ne!(first.more["serial_number"], successor.more["serial_number"]);
+    let shown = stack.api().try_fetch(&domain.id).await.unwrap().expect(200);
+    assert_eq!(
+        (&shown["status"], &shown["certificate"]["serial_number"]),
+        (&json!("active"), &successor.more["serial_number"])
+    );
+
+    // Another issuance by the customer ends that line.
+    // The renewal has emptied the name.
+    let token = sqlx::query_scalar::<_, String>("SELECT verification_token FROM domains").fetch_one(stack.pool()).await;
+    stack.dns().set_txt("_acme-challenge.shop.example.com.", &token.unwrap()).await.unwrap();
+    stack.api().verify(&domain.id).await;
+    let order = stack.api().issue(&domain.id).await;
+    stack.publish_value(&order).await;
+    stack.becomes_active(&domain.id).await;
+    let line = ids("renewal_ended_at IS NOT NULL").await;
+    assert_eq!(line, ids("id <> (SELECT max(id) FROM certificates)").await);
+    assert_ne!(newest().await.more["serial_number"], successor.more["serial_number"]);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::order::OrderOrigin;
 use countersign_shared::model::schedule::{next_renewal_try, renewal_time};
+use countersign_shared::store::events::{self, EventName};
 use countersign_shared::store::jobs::{self, Lane, Outcome};
 use countersign_shared::store::orders::{self, NewOrder};
 use countersign_shared::store::renewals::due::{self, Due, StillDue};
@@ -31,6 +32,8 @@ const BATCH: i64 = 100;
 const MOST_BATCHES: usize = 20;
 /// For a certificate whose records the customer publishes: somebody may have changed that by then.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// A renewal that was ordered by call, and whose issue call has not come by then.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// For one with a renewal under way, and for one that met an error.
 const LOOK_AGAIN_SOON: Duration = Duration::from_secs(3600);
 
@@ -142,10 +145,17 @@ impl Run<'_> {
             Some(domain) => match due::still_due(&mut tx, one.id).await? {
                 None => false,
                 Some(still) if !still.published_by.presenter.is_automatic() => {
-                    due::postpone(&mut tx, one.id, LOOK_AGAIN_AFTER.as_secs_f64()).await?;
+                    if still.was_tried {
+                        due::postpone(&mut tx, one.id, LOOK_AGAIN_AFTER.as_secs_f64()).await?;
+                    } else {
+                        // Told once, in time: a person has to act.
+                        events::certificate(&mut tx, EventName::CertificateAutoRenewalFailed, one.id).await?;
+                        due::mark_tried(&mut tx, one.id, still.now + LOOK_AGAIN_AFTER).await?;
+                        tracing::info!(certificate.id = one.id, domain.name = %domain.name, "a certificate is due for renewal by hand");
+                    }
                     false
                 }
-                Some(still) => match renewals::renewable(&mut tx, one.id).await? {
+                Some(still) => match self.renewable(&mut tx, one.id).await? {
                     Renewable::Yes => {
                         self.order(&mut tx, one, &still).await?;
                         due::mark_tried(&mut tx, one.id, next_renewal_try(still.now, still.not_after)).await?;
@@ -165,6 +175,18 @@ impl Run<'_> {
         };
         tx.commit().await?;
         Ok(is_renewing)
+    }
+
+    /// A renewal that was ordered by call and never issued must not let the certificate expire.
+    async fn renewable(&self, conn: &mut PgConnection, certificate_id: i64) -> Result<Renewable, StoreError> {
+        match renewals::renewable(conn, certificate_id).await? {
+            Renewable::Underway
+                if renewals::cancel_forgotten(conn, certificate_id, FORGOTTEN_AFTER.as_secs_f64()).await? =>
+            {
+                renewals::renewable(conn, certificate_id).await
+            }
+            renewable => Ok(renewable),
+        }
     }
 
     /// The successor, with the same names and the same algorithm, and the order that works for it.

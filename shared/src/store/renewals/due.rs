@@ -68,6 +68,8 @@ pub struct StillDue {
     /// Who would publish the records of an order that was made now.
     pub published_by: PublishedBy,
     pub auto_renew: bool,
+    /// Whether it was due before.
+    pub was_tried: bool,
     pub not_after: OffsetDateTime,
     /// The database's time.
     pub now: OffsetDateTime,
@@ -76,7 +78,7 @@ pub struct StillDue {
 /// None when somebody has renewed or postponed it meanwhile.
 pub async fn still_due(conn: &mut PgConnection, id: i64) -> Result<Option<StillDue>, StoreError> {
     let row = sqlx::query!(
-        r#"SELECT c.domain_id, c.auto_renew, c.not_after AS "not_after!", now() AS "now!" FROM certificates c
+        r#"SELECT c.domain_id, c.auto_renew, c.renewal_tried_at IS NOT NULL AS "was_tried!", c.not_after AS "not_after!", now() AS "now!" FROM certificates c
            WHERE c.id = $1 AND c.auto_renew AND c.state = 'issued' AND c.renewal_ended_at IS NULL AND c.renew_at <= now()"#,
         id
     )
@@ -84,7 +86,13 @@ pub async fn still_due(conn: &mut PgConnection, id: i64) -> Result<Option<StillD
     .await?;
     let Some(row) = row else { return Ok(None) };
     let published_by = presenter_configs::of_domain(conn, row.domain_id, OrderOrigin::Renewal).await?;
-    Ok(Some(StillDue { published_by, auto_renew: row.auto_renew, not_after: row.not_after, now: row.now }))
+    Ok(Some(StillDue {
+        published_by,
+        auto_renew: row.auto_renew,
+        was_tried: row.was_tried,
+        not_after: row.not_after,
+        now: row.now,
+    }))
 }
 
 /// A successor was ordered; if that fails, `next` is when another one is.
