@@ -26,10 +26,11 @@ pub fn target(text: &str) -> Result<Url, &'static str> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("must be a URL");
     }
-    let url = Url::parse(text).map_err(|_| "must be a URL")?;
-    if url.scheme() != "https" {
+    // The parser would take `https:host` and `https:\\host` for the same.
+    if !text.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://")) {
         return Err("must begin with https://");
     }
+    let url = Url::parse(text).map_err(|_| "must be a URL")?;
     if url.host().is_none() {
         return Err("must be a URL");
     }
@@ -69,6 +70,15 @@ mod tests {
             ["http://shop.example/", "ftp://shop.example/", "shop.example", "//shop.example", "javascript:alert(1)"]
         {
             assert!(target(bad).is_err(), "{bad}");
+        }
+        for bad in [
+            "https:shop.example/",
+            "https:/shop.example/",
+            r"https:\\shop.example/",
+            r"https:/\shop.example/",
+            "https:",
+        ] {
+            assert_eq!(target(bad), Err("must begin with https://"), "{bad}");
         }
         for bad in [
             "https://",
