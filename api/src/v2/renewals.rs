@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::order::OrderOrigin;
@@ -17,7 +17,7 @@ use super::auth::Authorized;
 use super::certificates::{accept, auto_renew, find_in, may_be_ordered, signature_algorithm, subject};
 use super::domains::find as find_domain;
 use super::error::{Error, FieldErrors};
-use super::input;
+use super::input::{self, Path};
 use super::wire::{CertificateEntry, Data, RenewalEntry};
 use crate::idempotency::Idempotency;
 use crate::limits::Received;
@@ -112,9 +112,9 @@ pub(crate) async fn issue(
     let domain = find_domain(&mut tx, account, &named).await?;
     let domain = domains::lock_live(&mut tx, domain.id).await?.ok_or_else(|| Error::no_domain(&named))?;
     let old = find_in(&mut tx, domain.id, &certificate).await?;
-    let found = match renewal.parse() {
-        Ok(id) => renewals::find(&mut tx, old.id, id).await?,
-        Err(_) => None,
+    let found = match input::id(&renewal) {
+        Some(id) => renewals::find(&mut tx, old.id, id).await?,
+        None => None,
     };
     let found = found.ok_or_else(|| Error::no_renewal(&renewal))?;
     if !renewals::start(&mut tx, found.id).await? {

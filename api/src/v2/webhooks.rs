@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use countersign_shared::model::address::{is_inward, is_inward_literal};
 use countersign_shared::model::scope::Scope;
@@ -20,7 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::V2;
 use super::auth::Authorized;
 use super::error::{Error, FieldErrors};
-use super::input;
+use super::input::{self, Path};
 use super::lists::sort;
 use super::wire::{Data, WebhookEntry};
 use crate::idempotency::Idempotency;
