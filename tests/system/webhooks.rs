@@ -22,7 +22,7 @@ use crate::facts::SOON;
 const LATER: Duration = Duration::from_secs(60);
 
 /// Webhooks may lead to the receiver.
-fn hooked(receiver: &Receiver) -> StackBuilder {
+pub(crate) fn hooked(receiver: &Receiver) -> StackBuilder {
     let builder = Stack::builder().setting("WEBHOOK_CA_FILE", receiver.root_file().display().to_string());
     builder.setting("WEBHOOK_ALLOW_PRIVATE", "true")
 }
@@ -104,7 +104,7 @@ async fn holds(stack: &Stack, condition: &str) -> bool {
     sqlx::query_scalar(query).fetch_one(stack.pool()).await.unwrap()
 }
 
-async fn until(stack: &Stack, condition: &str) {
+pub(crate) async fn until(stack: &Stack, condition: &str) {
     stack.wait_until(condition, LATER, async || holds(stack, condition).await.then_some(())).await;
 }
 

@@ -26,7 +26,7 @@ pub struct Token {
 }
 
 /// All that a token may do.
-pub const ALL_SCOPES: &str = "certificates:read,certificates:write,certificates:key,domains:*";
+pub const ALL_SCOPES: &str = "certificates:read,certificates:write,certificates:key,domains:*,webhooks:*";
 
 /// Runs `countersignctl` on a stack's database; what it said.
 pub fn ctl(plan: &Plan, arguments: &[&str]) -> Result<String> {

@@ -1,32 +1,38 @@
 //! Two accounts on one service: neither sees, touches or takes anything of the other, whoever asks and by whatever call.
 
+use countersign_tests::receiver::Receiver;
 use countersign_tests::stack::Stack;
 use countersign_tests::stack::accounts::{ALL_SCOPES, DEFAULT};
 use reqwest::Method;
 use serde_json::json;
 
-use super::surroundings::calls;
+use super::surroundings::Named;
 use super::{Caller, message};
 use crate::facts::SOON;
+use crate::webhooks::{hooked, until};
 
 const DOMAIN: &str = "shop.example.com";
 
 /// All rows that a caller could change, as text.
 async fn rows(stack: &Stack) -> Vec<String> {
     let query = "SELECT d::text FROM domains d UNION ALL SELECT c::text FROM certificates c UNION ALL SELECT o::text FROM orders o
+                 UNION ALL SELECT r::text FROM renewals r UNION ALL SELECT w::text FROM webhooks w
+                 UNION ALL SELECT e::text FROM events e UNION ALL SELECT y::text FROM deliveries y
                  UNION ALL SELECT j.order_id::text FROM jobs j WHERE j.order_id IS NOT NULL ORDER BY 1";
     sqlx::query_scalar(query).fetch_all(stack.pool()).await.unwrap()
 }
 
 #[tokio::test]
 async fn no_call_answers_another_account_s_token_or_none_or_one_that_is_over() {
-    let stack = Stack::builder().start().await;
+    let receiver = Receiver::start().unwrap();
+    let stack = hooked(&receiver).start().await;
     let owner = Caller::new(&stack, "owner", "test-dns");
-    let domain = owner.domain(DOMAIN).await;
-    let issued = owner.requested(DOMAIN, json!({"name": "api"})).await;
-    owner.issued(DOMAIN, issued).await;
+    let made = Named::made(&owner, DOMAIN, &receiver.url("/")).await;
+    let domain = owner.get(&format!("domains/{DOMAIN}")).await.expect(200)["data"]["id"].to_string();
+    let issued = made.certificate;
     let new = owner.order(DOMAIN, json!({})).await;
     stack.finish().await;
+    until(&stack, "SELECT bool_and(delivered_at IS NOT NULL) FROM deliveries").await;
 
     let foreign = Caller::new(&stack, "foreign", "test-dns");
     foreign.domain("foreign.example.com").await;
@@ -40,14 +46,10 @@ async fn no_call_answers_another_account_s_token_or_none_or_one_that_is_over() {
     stack.wait_until("the token has expired", SOON, is_over).await;
     let before = rows(&stack).await;
 
-    let by_name_and_id = [
-        (DOMAIN.to_owned(), issued),
-        (domain.to_string(), issued),
-        (DOMAIN.to_owned(), new),
-        (domain.to_string(), new),
-    ];
-    for (named, certificate) in by_name_and_id {
-        for (methods, path) in calls(owner.account.id, &named, certificate) {
+    for (domain, certificate) in [(DOMAIN, issued), (&domain, issued), (DOMAIN, new), (&domain, new)] {
+        let named = Named { domain: domain.to_owned(), certificate, ..made };
+        let of_owner = [format!("/domains/{domain}"), format!("/webhooks/{}", named.webhook)];
+        for (methods, path) in named.calls() {
             // The same things under the caller's own account.
             let own = path.replacen(&format!("/v2/{}/", owner.account.id), &format!("/v2/{}/", foreign.account.id), 1);
             for method in methods {
@@ -63,13 +65,13 @@ async fn no_call_answers_another_account_s_token_or_none_or_one_that_is_over() {
                     let answer =
                         foreign.send(foreign.api.request(method.clone(), path).json(&json!({"name": "api"}))).await;
                     let text = answer.body.to_string();
-                    if path.contains(&named) {
+                    if of_owner.iter().any(|theirs| path.contains(theirs)) {
                         assert_eq!(answer.status, 404, "{method} {path}: {text}");
                     } else if path.contains(&format!("/v2/{}/", owner.account.id)) {
                         assert_eq!(message(answer, 404), "Not Found", "{method} {path}");
                         continue;
                     }
-                    let shown = text.replace(&format!("`{named}`"), "");
+                    let shown = text.replace(&format!("`{domain}`"), "");
                     assert!(!shown.contains(DOMAIN) && !shown.contains("owner"), "{method} {path}: {text}");
                 }
             }
@@ -126,24 +128,26 @@ async fn domains_shows_and_changes_nothing_of_other_accounts() {
 
 #[tokio::test]
 async fn a_token_may_do_what_its_scopes_say_and_nothing_else() {
-    let stack = Stack::builder().workers(0).leftovers_allowed().start().await;
-    let all = Caller::new(&stack, "shop", "manual");
-    all.domain(DOMAIN).await;
-    let id = all.order(DOMAIN, json!({})).await;
+    let receiver = Receiver::start().unwrap();
+    let stack = hooked(&receiver).leftovers_allowed().start().await;
+    let all = Caller::new(&stack, "shop", "test-dns");
+    let named = Named::made(&all, DOMAIN, &receiver.url("/")).await;
     let needed = |method: &Method, path: &str| match path {
         "/v2/whoami" | "/v2/accounts" => None,
         path if path.ends_with("/private_key") => Some("certificates:key"),
         path if path.contains("/certificates") && method == Method::GET => Some("certificates:read"),
         path if path.contains("/certificates") => Some("certificates:write"),
-        _ => Some("domains:*"),
+        path if path.contains("/webhooks") => Some("webhooks:*"),
+        path if path.contains("/domains") => Some("domains:*"),
+        path => panic!("which scope does {method} {path} need?"),
     };
     for scope in ALL_SCOPES.split(',') {
         let caller = Caller::of(&stack, all.account, scope);
-        for (methods, path) in calls(all.account.id, DOMAIN, id) {
+        for (methods, path) in named.calls() {
             for method in methods {
                 let needed = needed(&method, &path);
                 if needed.is_none_or(|needed| needed == scope) {
-                    // All but the end of the domain.
+                    // All but the end of what the other calls name.
                     if method != Method::DELETE {
                         let answer = caller.ask(method.clone(), &path).await;
                         assert_ne!(answer.status, 403, "{method} {path}: {}", answer.body);

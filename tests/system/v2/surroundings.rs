@@ -1,6 +1,10 @@
 //! What surrounds the calls: routes and methods that are none, limits, a database that is away. Always in the words of this
 //! surface, with its headers.
 
+use std::collections::BTreeMap;
+
+use countersign_tests::checkout;
+use countersign_tests::receiver::Receiver;
 use countersign_tests::stack::Stack;
 use countersign_tests::stack::accounts::ALL_SCOPES;
 use reqwest::Method;
@@ -9,36 +13,94 @@ use serde_json::{Value, json};
 use super::{Caller, check, message};
 use crate::answers::fields;
 use crate::facts::{SOON, all};
+use crate::webhooks::hooked;
 
 const METHODS: [Method; 6] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-/// Every call: its methods, and what it names below the account, or the whole path.
-pub(super) fn calls(account: i64, domain: &str, certificate: i64) -> Vec<(Vec<Method>, String)> {
-    let certificates = format!("/v2/{account}/domains/{domain}/certificates");
-    let get = || vec![Method::GET];
-    vec![
-        (get(), "/v2/whoami".to_owned()),
-        (get(), "/v2/accounts".to_owned()),
-        (vec![Method::GET, Method::POST], format!("/v2/{account}/domains")),
-        (vec![Method::GET, Method::DELETE], format!("/v2/{account}/domains/{domain}")),
-        (get(), certificates.clone()),
-        (get(), format!("{certificates}/{certificate}")),
-        (get(), format!("{certificates}/{certificate}/download")),
-        (get(), format!("{certificates}/{certificate}/private_key")),
-        (get(), format!("{certificates}/{certificate}/challenges")),
-        (vec![Method::POST], format!("{certificates}/letsencrypt")),
-        (vec![Method::POST], format!("{certificates}/letsencrypt/{certificate}/issue")),
-    ]
+/// What the calls name below an account.
+pub(super) struct Named {
+    pub(super) account: i64,
+    pub(super) domain: String,
+    pub(super) certificate: i64,
+    /// Of the certificate.
+    pub(super) renewal: i64,
+    pub(super) webhook: i64,
+}
+
+impl Named {
+    /// All of it exists: an issued certificate, a renewal that nobody has issued, and a webhook to this URL.
+    pub(super) async fn made(caller: &Caller<'_>, domain: &str, webhook: &str) -> Self {
+        caller.domain(domain).await;
+        let certificate = caller.requested(domain, json!({"name": "api"})).await;
+        caller.issued(domain, certificate).await;
+        let renewals = format!("domains/{domain}/certificates/letsencrypt/{certificate}/renewals");
+        let renewal = caller.post(&renewals, &json!({})).await.expect(201);
+        let webhook = caller.post("webhooks", &json!({ "url": webhook })).await.expect(201);
+        let id = |answer: &Value| answer["data"]["id"].as_i64().unwrap();
+        let (renewal, webhook) = (id(&renewal), id(&webhook));
+        Self { account: caller.account.id, domain: domain.to_owned(), certificate, renewal, webhook }
+    }
+
+    /// Every call: its methods and its path.
+    pub(super) fn calls(&self) -> Vec<(Vec<Method>, String)> {
+        CALLS
+            .iter()
+            .map(|(methods, path)| {
+                let path = path
+                    .replace("{account}", &self.account.to_string())
+                    .replace("{domain}", &self.domain)
+                    .replace("{certificate}", &self.certificate.to_string())
+                    .replace("{renewal}", &self.renewal.to_string())
+                    .replace("{webhook}", &self.webhook.to_string());
+                (methods.to_vec(), path)
+            })
+            .collect()
+    }
+}
+
+/// As the description has them.
+const CALLS: [(&[Method], &str); 15] = [
+    (&[Method::GET], "/v2/whoami"),
+    (&[Method::GET], "/v2/accounts"),
+    (&[Method::GET, Method::POST], "/v2/{account}/domains"),
+    (&[Method::DELETE, Method::GET], "/v2/{account}/domains/{domain}"),
+    (&[Method::GET], "/v2/{account}/domains/{domain}/certificates"),
+    (&[Method::GET], "/v2/{account}/domains/{domain}/certificates/{certificate}"),
+    (&[Method::GET], "/v2/{account}/domains/{domain}/certificates/{certificate}/download"),
+    (&[Method::GET], "/v2/{account}/domains/{domain}/certificates/{certificate}/private_key"),
+    (&[Method::GET], "/v2/{account}/domains/{domain}/certificates/{certificate}/challenges"),
+    (&[Method::POST], "/v2/{account}/domains/{domain}/certificates/letsencrypt"),
+    (&[Method::POST], "/v2/{account}/domains/{domain}/certificates/letsencrypt/{certificate}/issue"),
+    (&[Method::POST], "/v2/{account}/domains/{domain}/certificates/letsencrypt/{certificate}/renewals"),
+    (&[Method::POST], "/v2/{account}/domains/{domain}/certificates/letsencrypt/{certificate}/renewals/{renewal}/issue"),
+    (&[Method::GET, Method::POST], "/v2/{account}/webhooks"),
+    (&[Method::DELETE, Method::GET], "/v2/{account}/webhooks/{webhook}"),
+];
+
+#[test]
+fn the_calls_are_those_of_the_description() {
+    let text = std::fs::read_to_string(checkout::root().unwrap().join("api/openapi.json")).unwrap();
+    let description: Value = serde_json::from_str(&text).unwrap();
+    let described: BTreeMap<String, Vec<String>> = description["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(path, _)| path.starts_with("/v2/"))
+        .map(|(path, calls)| (path.clone(), fields(calls).into_iter().map(str::to_uppercase).collect()))
+        .collect();
+    let known = CALLS.map(|(methods, path)| (path.to_owned(), methods.iter().map(ToString::to_string).collect()));
+    assert_eq!(BTreeMap::from(known), described);
 }
 
 #[tokio::test]
 async fn what_is_no_call_is_404_and_a_wrong_method_405_with_what_is_allowed() {
-    let stack = Stack::builder().workers(0).start().await;
-    let caller = Caller::new(&stack, "shop", "manual");
+    let receiver = Receiver::start().unwrap();
+    let stack = hooked(&receiver).start().await;
+    let caller = Caller::new(&stack, "shop", "test-dns");
     let domain = "shop.example.com";
-    caller.domain(domain).await;
-    let id = caller.order(domain, json!({})).await;
-    for (methods, path) in calls(caller.account.id, domain, id) {
+    let named = Named::made(&caller, domain, &receiver.url("/")).await;
+    let (id, renewal, webhook) = (named.certificate, named.renewal, named.webhook);
+    for (methods, path) in named.calls() {
         for method in METHODS.into_iter().filter(|method| !methods.contains(method)) {
             let answer = caller.ask(method.clone(), &path).await;
             // A certificate of this name, or a call of another method: both is true of it.
@@ -51,8 +113,6 @@ async fn what_is_no_call_is_404_and_a_wrong_method_405_with_what_is_allowed() {
             let mut allowed: Vec<Method> =
                 allowed.filter(|one| *one != "HEAD").map(|one| one.parse().unwrap()).collect();
             allowed.sort_by_key(ToString::to_string);
-            let mut methods = methods.clone();
-            methods.sort_by_key(ToString::to_string);
             assert_eq!(allowed, methods, "{path}");
         }
     }
@@ -81,6 +141,10 @@ async fn what_is_no_call_is_404_and_a_wrong_method_405_with_what_is_allowed() {
         format!("{certificates}/{id}/nothing"),
         format!("{certificates}/{id}/download/x"),
         format!("{certificates}/letsencrypt/{id}"),
+        "/v2/%ff/webhooks".to_owned(),
+        format!("/v2/{account}/webhooks/"),
+        format!("/v2/{account}/webhooks/%ff"),
+        format!("/v2/{account}/webhooks/+{webhook}"),
     ] {
         for method in [Method::GET, Method::POST, Method::DELETE] {
             let answer = caller.ask(method.clone(), &path).await;
@@ -88,6 +152,17 @@ async fn what_is_no_call_is_404_and_a_wrong_method_405_with_what_is_allowed() {
             // Before anything else, who it is.
             assert_eq!(message(caller.with_token(None).ask(method, &path).await, 401), "Authentication failed");
         }
+    }
+    for call in [
+        "%ff/issue".to_owned(),
+        "%ff/renewals".to_owned(),
+        format!("+{id}/renewals"),
+        format!("{id}/renewals/%ff/issue"),
+        format!("{id}/renewals/+{renewal}/issue"),
+        format!("{id}/renewals/0/issue"),
+        format!("{id}/renewals/99999999999999999999/issue"),
+    ] {
+        message(caller.ask(Method::POST, &format!("{certificates}/letsencrypt/{call}")).await, 404);
     }
     // The root itself, and what the client would make of a base URL with a slash.
     for path in ["/v2", "//v2/whoami"] {
@@ -119,8 +194,15 @@ async fn without_the_database_every_call_is_503_and_says_so_in_json() {
     caller.domain("shop.example.com").await;
     let id = caller.order("shop.example.com", json!({})).await;
     stack.kill("postgres");
-    let calls = calls(caller.account.id, "shop.example.com", id);
-    let calls = calls.into_iter().flat_map(|(methods, path)| methods.into_iter().map(move |m| (m, path.clone())));
+    let named = Named {
+        account: caller.account.id,
+        domain: "shop.example.com".to_owned(),
+        certificate: id,
+        renewal: 1,
+        webhook: 1,
+    };
+    let calls =
+        named.calls().into_iter().flat_map(|(methods, path)| methods.into_iter().map(move |m| (m, path.clone())));
     let answers =
         all(
             calls.map(|(method, path)| {
