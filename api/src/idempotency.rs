@@ -14,6 +14,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
+use countersign_shared::model::ids::hex;
 use countersign_shared::store::api_tokens::Caller;
 use countersign_shared::store::idempotency_keys::{self, Begun, KeyOf};
 use countersign_shared::store::{PgConnection, PgPool, StoreError, in_time};
@@ -27,6 +28,8 @@ use crate::limits::{Received, Say};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// Stands for a body that could not be read: no body has this digest.
+const UNREADABLE: [u8; 32] = [0; 32];
 /// A little longer than any answer takes.
 const RUNS_FOR_SECS: f64 = 35.0;
 
@@ -36,6 +39,7 @@ pub(crate) struct Idempotency(Option<Arc<Run>>);
 
 struct Run {
     caller: String,
+    /// As digest: a path may be longer than what an index holds.
     path: String,
     key: String,
     number: i64,
@@ -102,18 +106,16 @@ fn begin<'a>(pool: &'a PgPool, request: &Request) -> impl Future<Output = Result
         _ => None,
     };
     let caller = match request.extensions().get::<Caller>() {
-        Some(caller) => format!("account {}", caller.account_id),
+        // Not the account: another token of it may have no right to the answer.
+        Some(caller) => format!("token {}", caller.token_id),
         None => "domains".to_owned(),
     };
-    let path = request.uri().path().to_owned();
-    let digest: Option<[u8; 32]> = request
-        .extensions()
-        .get::<Received>()
-        .and_then(|body| body.bytes().ok())
-        .map(|bytes| Sha256::digest(bytes).into());
+    let path = hex(&Sha256::digest(request.uri().path()));
+    // A body that cannot be read is the handler's to refuse, or to ignore.
+    let body = request.extensions().get::<Received>().and_then(|body| body.bytes().ok());
+    let digest: [u8; 32] = body.map_or(UNREADABLE, |bytes| Sha256::digest(bytes).into());
     async move {
-        // A body that cannot be read is the handler's to refuse.
-        let (Some(key), Some(digest)) = (key, digest) else { return Ok(First::NoKey) };
+        let Some(key) = key else { return Ok(First::NoKey) };
         let key = match key.to_str() {
             Ok(key) if (1..=255).contains(&key.len()) => key.to_owned(),
             _ => {
