@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, ValueEnum};
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
 use crate::dns::TxtLookup;
 use crate::model::delegation::ChallengeZone;
@@ -251,15 +251,21 @@ impl ListenAddr {
     }
 
     pub async fn bind(&self) -> Result<TcpListener, ConfigError> {
+        self.bind_with(async |address| TcpListener::bind(address).await).await
+    }
+
+    pub async fn bind_udp(&self) -> Result<UdpSocket, ConfigError> {
+        self.bind_with(async |address| UdpSocket::bind(address).await).await
+    }
+
+    async fn bind_with<T>(&self, bind: impl AsyncFn(String) -> std::io::Result<T>) -> Result<T, ConfigError> {
         let bound = match self.0.strip_prefix(':') {
             // Both families where the machine has IPv6, otherwise IPv4 alone.
-            Some(port) => match TcpListener::bind(format!("[::]:{port}")).await {
-                Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
-                    TcpListener::bind(format!("0.0.0.0:{port}")).await
-                }
+            Some(port) => match bind(format!("[::]:{port}")).await {
+                Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => bind(format!("0.0.0.0:{port}")).await,
                 bound => bound,
             },
-            None => TcpListener::bind(&self.0).await,
+            None => bind(self.0.clone()).await,
         };
         bound.map_err(|source| ConfigError::Listen { address: self.clone(), source })
     }

@@ -9,6 +9,7 @@ pub mod api_tokens;
 pub mod audit;
 pub mod authorizations;
 pub mod certificates;
+pub mod delegations;
 pub mod deliveries;
 pub mod domains;
 mod error;

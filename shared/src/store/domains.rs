@@ -5,7 +5,7 @@ pub mod of_account;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::StoreError;
+use super::{StoreError, delegations};
 use crate::model::domain::DomainStatus;
 use crate::model::identifier::DnsName;
 use crate::model::ids::PublicId;
@@ -75,7 +75,7 @@ impl TryFrom<Row> for Domain {
 
 /// Registers a domain, `pending`. A name that is registered already is a conflict on [`NAME_KEY`].
 pub async fn insert(conn: &mut PgConnection, new: &NewDomain<'_>) -> Result<Domain, StoreError> {
-    sqlx::query_as!(
+    let domain: Domain = sqlx::query_as!(
         Row,
         "INSERT INTO domains (account_id, public_id, name, supplied_name, verification_token) VALUES ($1, $2, $3, $4, $5)
          RETURNING id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at",
@@ -85,9 +85,11 @@ pub async fn insert(conn: &mut PgConnection, new: &NewDomain<'_>) -> Result<Doma
         new.supplied_name,
         new.verification_token
     )
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await?
-    .try_into()
+    .try_into()?;
+    delegations::notify(conn, &domain.delegation_label).await?;
+    Ok(domain)
 }
 
 /// A domain of the default account that is not deleted.
@@ -221,6 +223,11 @@ pub async fn move_status(conn: &mut PgConnection, id: i64, to: DomainStatus) -> 
 
 /// Marks the domain deleted; its name is free from the commit on.
 pub async fn mark_deleted(conn: &mut PgConnection, id: i64) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE domains SET deleted_at = now(), updated_at = now() WHERE id = $1", id).execute(conn).await?;
-    Ok(())
+    let label = sqlx::query_scalar!(
+        "UPDATE domains SET deleted_at = now(), updated_at = now() WHERE id = $1 RETURNING delegation_label",
+        id
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    delegations::notify(conn, &label).await
 }

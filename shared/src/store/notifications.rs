@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 pub const JOBS: &str = "countersign_jobs";
 /// An order left the state `accepted`; the payload is its public id.
 pub const ORDERS: &str = "countersign_orders";
+/// What name servers answer for a domain has changed; the payload is its delegation label.
+pub const CHALLENGES: &str = "countersign_challenges";
 
 const PROVE_AFTER: Duration = Duration::from_secs(30);
 const PROVE_WITHIN: Duration = Duration::from_secs(5);

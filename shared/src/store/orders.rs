@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::events::{self, EventName};
-use super::{StoreError, authorizations, certificates, domains, notifications, order_events, renewals};
+use super::{StoreError, authorizations, certificates, delegations, domains, notifications, order_events, renewals};
 use crate::model::certificate_names::all_names;
 use crate::model::domain::DomainStatus;
 use crate::model::identifier::DnsName;
@@ -187,6 +187,9 @@ pub async fn record(
             renewals::due::supersede(conn, after.domain_id, after.certificate_id).await?;
         }
         events::certificate(conn, EventName::CertificateIssue, after.certificate_id).await?;
+    }
+    if matches!(event, OrderEvent::Placed { .. } | OrderEvent::CleanedUp { .. }) {
+        delegations::notify(conn, &after.delegation_label).await?;
     }
     if matches!(event, OrderEvent::Placed { .. } | OrderEvent::GaveUp { .. } | OrderEvent::Cancelled { .. }) {
         sqlx::query!("SELECT pg_notify($1, $2)", notifications::ORDERS, after.public_id.as_str()).execute(conn).await?;
