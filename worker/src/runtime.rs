@@ -148,15 +148,18 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
 impl Tools {
     /// The facades, set up from the settings. No network yet.
     pub fn new(settings: &Settings, pool: PgPool) -> anyhow::Result<Self> {
+        let (allows_inward, ca_file) = (settings.webhooks.webhook_allow_private, settings.webhook_ca_file.as_deref());
+        let configured = crate::presenters::Configured::new(allows_inward, ca_file)?;
         Ok(Self {
             acme: crate::acme::Acme::new(settings.acme.settings()?, pool.clone())?,
             lookup: settings.dns.lookup()?,
             keys: crate::keys::KeyMaker::new(),
-            webhooks: crate::webhooks::Webhooks::new(
-                settings.webhooks.webhook_allow_private,
-                settings.webhook_ca_file.as_deref(),
+            webhooks: crate::webhooks::Webhooks::new(allows_inward, ca_file)?,
+            presenters: crate::presenters::Presenters::new(
+                pool.clone(),
+                settings.test_dns_management_url.as_ref(),
+                configured,
             )?,
-            presenters: crate::presenters::Presenters::new(settings.test_dns_management_url.as_ref())?,
             challenge_zone: settings.delegation.challenge_zone.clone(),
             poll_interval: settings.poll_interval,
             poll_timeout: settings.poll_timeout,

@@ -130,7 +130,7 @@ impl Step<'_> {
     }
 
     /// Who writes this order's TXT records.
-    async fn publisher(&self) -> Result<Publisher<'_>, StepError> {
+    async fn publisher(&self) -> Result<Publisher, StepError> {
         self.tools.presenters.of(self.order.published_by).await.map_err(|error| self.not_presented(&error))
     }
 

@@ -4,7 +4,6 @@
 //! our own network. What it answers is read a little, so that it can finish, and dropped.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,40 +11,27 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use countersign_shared::model::address::is_inward_literal;
 use countersign_shared::model::ids::hex;
 use countersign_shared::model::webhook::{ATTEMPT_WITHIN, signing_key, target};
 use countersign_shared::store::deliveries::Delivery;
-use countersign_shared::telemetry::chain;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, StatusCode};
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::outward::{Admits, JudgingResolver, RootsError, UrlRefused, outward_only, roots};
+use crate::outward::{OutwardHttp, SetupError};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-/// Of an answer, head excluded.
-const MOST_READ: usize = 64 << 10;
 /// Deliveries of one process to one webhook at once: a slow receiver must not hold every slot of its lane.
 const MOST_AT_ONCE: usize = 2;
 /// A fast receiver's place is free again by then.
 const WAIT_FOR_PLACE: Duration = Duration::from_millis(200);
 
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    #[error("WEBHOOK_CA_FILE cannot be used")]
-    CaFile(#[from] RootsError),
-    #[error("the TLS client for webhooks cannot be made")]
-    Tls(#[source] reqwest::Error),
-}
-
 pub struct Webhooks {
-    http: reqwest::Client,
-    policy: Arc<Policy>,
+    http: OutwardHttp,
     places: Mutex<HashMap<i64, Arc<Semaphore>>>,
 }
 
@@ -74,34 +60,11 @@ pub struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Whether webhooks may lead into our own network.
-struct Policy {
-    allows_inward: bool,
-}
-
-impl Admits for Policy {
-    fn admitted(&self, name: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, UrlRefused> {
-        if self.allows_inward { Ok(addresses) } else { outward_only(name, addresses) }
-    }
-}
-
 impl Webhooks {
     pub fn new(allows_inward: bool, ca_file: Option<&Path>) -> Result<Self, SetupError> {
-        let policy = Arc::new(Policy { allows_inward });
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("countersign-webhooks/", env!("CARGO_PKG_VERSION")))
-            .https_only(true)
-            // Both would go round the policy.
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .dns_resolver(JudgingResolver(Arc::clone(&policy)))
-            // Every delivery connects anew, to an address that was judged for it.
-            .pool_max_idle_per_host(0)
-            .timeout(ATTEMPT_WITHIN);
-        if let Some(path) = ca_file.filter(|path| !path.as_os_str().is_empty()) {
-            builder = builder.tls_certs_merge(roots(path)?);
-        }
-        Ok(Self { http: builder.build().map_err(SetupError::Tls)?, policy, places: Mutex::default() })
+        let agent = concat!("countersign-webhooks/", env!("CARGO_PKG_VERSION"));
+        let http = OutwardHttp::new(agent, allows_inward, ca_file, ATTEMPT_WITHIN)?;
+        Ok(Self { http, places: Mutex::default() })
     }
 
     /// None when the webhook is busy with others.
@@ -121,14 +84,12 @@ impl Webhooks {
         let Ok(url) = target(&delivery.url) else {
             return Sent::failed("not an https URL");
         };
-        // Names are the resolver's to judge.
-        if !self.policy.allows_inward && url.host().as_ref().and_then(is_inward_literal) == Some(true) {
-            return Sent::failed("not a public address");
-        }
         let body = delivery.payload.to_string();
-        let mut request = self
-            .http
-            .post(url)
+        let mut request = match self.http.post(url) {
+            Ok(request) => request,
+            Err(error) => return Sent::failed(error.to_string()),
+        };
+        request = request
             .header(CONTENT_TYPE, "application/json")
             .header(REQUEST_ID, hex(&rand::random::<[u8; 16]>()));
         if let Some(key) = delivery.secret.as_deref().and_then(signing_key) {
@@ -138,17 +99,10 @@ impl Webhooks {
                 .header(WEBHOOK_TIMESTAMP, timestamp)
                 .header(WEBHOOK_SIGNATURE, signature(&key, id, timestamp, &body));
         }
-        let mut response = match request.body(body).send().await {
-            Ok(response) => response,
-            Err(error) => return Sent::failed(reason(error)),
+        let status = match self.http.status(request.body(body)).await {
+            Ok(status) => status,
+            Err(error) => return Sent::failed(error.to_string()),
         };
-        let status = response.status();
-        let mut read = 0;
-        while read < MOST_READ
-            && let Ok(Some(chunk)) = response.chunk().await
-        {
-            read += chunk.len();
-        }
         Sent {
             status: Some(status.as_u16()),
             error: (status != StatusCode::OK).then(|| "answered otherwise than 200".into()),
@@ -163,24 +117,9 @@ fn signature(key: &[u8], id: &str, timestamp: i64, body: &str) -> String {
     format!("v1,{}", BASE64_STANDARD.encode(tag.as_ref()))
 }
 
-/// Without the URL, which may hold what only the receiver should know.
-fn reason(error: reqwest::Error) -> String {
-    if error.is_timeout() {
-        return format!("no answer within {} s", ATTEMPT_WITHIN.as_secs());
-    }
-    let is_refused = std::iter::successors(std::error::Error::source(&error), |cause| cause.source())
-        .any(|cause| cause.downcast_ref::<UrlRefused>().is_some());
-    if is_refused {
-        return "not a public address".to_owned();
-    }
-    let text = chain(&error.without_url()).to_string();
-    text.chars().filter(|c| !c.is_control()).take(300).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::dns::Resolve as _;
 
     #[test]
     fn the_signature_is_that_of_the_specification() {
@@ -188,19 +127,6 @@ mod tests {
         let key = signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let signed = signature(&key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, r#"{"test": 2432232314}"#);
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
-    }
-
-    #[test]
-    fn a_name_that_changed_its_mind_is_judged_by_the_address_that_is_connected_to() {
-        let policy = Policy { allows_inward: false };
-        let (public, inside) = ("93.184.215.14:443".parse().unwrap(), "127.0.0.1:443".parse().unwrap());
-        assert_eq!(policy.admitted("hook.example", vec![public]).unwrap(), [public]);
-        assert_eq!(policy.admitted("hook.example", vec![inside, public]).unwrap(), [public]);
-        for inward in ["127.0.0.1:443", "169.254.169.254:443", "[::1]:443", "[fd00::1]:443", "[::ffff:10.0.0.1]:443"] {
-            assert!(policy.admitted("hook.example", vec![inward.parse().unwrap()]).is_err(), "{inward}");
-        }
-        let lenient = Policy { allows_inward: true };
-        assert_eq!(lenient.admitted("hook.example", vec![inside]).unwrap(), [inside]);
     }
 
     fn delivery(url: &str) -> Delivery {
@@ -223,9 +149,6 @@ mod tests {
             let sent = webhooks.send(&delivery(url), OffsetDateTime::UNIX_EPOCH).await;
             assert_eq!(sent, Sent::failed("not a public address"), "{url}");
         }
-        // By the resolver, as it is asked for any other name.
-        let resolver = JudgingResolver(Arc::clone(&webhooks.policy));
-        assert!(resolver.resolve("localhost".parse().unwrap()).await.is_err_and(|error| error.is::<UrlRefused>()));
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use super::PresenterError;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+#[derive(Clone)]
 pub struct TestDns {
     management: Url,
     http: Client,
@@ -44,7 +45,7 @@ impl TestDns {
 
     async fn post(&self, what: &str, body: serde_json::Value) -> Result<(), PresenterError> {
         let url = self.management.join(what).expect("a plain word is a relative URL");
-        let answer = self.http.post(url).json(&body).send().await.map_err(PresenterError::Unreachable)?;
-        if answer.status().is_success() { Ok(()) } else { Err(PresenterError::Refused(answer.status().as_u16())) }
+        let answer = self.http.post(url).json(&body).send().await.map_err(PresenterError::TestDns)?;
+        if answer.status().is_success() { Ok(()) } else { Err(PresenterError::TestDnsRefused(answer.status().as_u16())) }
     }
 }
