@@ -14,7 +14,7 @@ use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::dns::TxtLookup;
+use crate::dns::{Authoritative, SetupError, TxtLookup};
 use crate::model::delegation::ChallengeZone;
 pub use crate::model::secret::Secret;
 use crate::store::{self, PgPool};
@@ -145,11 +145,26 @@ pub struct DnsArgs {
     /// Recursive resolvers to ask, as ip or ip:port, separated by commas; the system's when empty
     #[arg(long, env = "DNS_RESOLVERS", value_delimiter = ',', value_parser = parse_resolver, value_name = "ADDRESS")]
     pub dns_resolvers: Vec<SocketAddr>,
+
+    /// Ask the zones' own name servers before the CA is told to look, and for a diagnosis; off where the network lets us reach
+    /// the resolvers only
+    #[arg(long, env = "DNS_AUTHORITATIVE_CHECK", default_value = "on")]
+    pub dns_authoritative_check: Switch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
 }
 
 impl DnsArgs {
-    pub fn lookup(&self) -> Result<TxtLookup, crate::dns::SetupError> {
+    pub fn lookup(&self) -> Result<TxtLookup, SetupError> {
         TxtLookup::new(&self.dns_resolvers)
+    }
+
+    pub fn authoritative(&self) -> Result<Authoritative, SetupError> {
+        Authoritative::new(&self.dns_resolvers, self.dns_authoritative_check == Switch::On)
     }
 }
 

@@ -1,5 +1,8 @@
 //! DNS look-ups: the only users of hickory-resolver.
 
+mod authoritative;
 mod lookup;
+mod question;
 
+pub use authoritative::Authoritative;
 pub use lookup::{LookupError, SetupError, TxtAnswer, TxtLookup};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use apalis::prelude::{Data, ParallelizeExt as _, WorkerBuilder};
+use countersign_shared::config::Switch;
 use countersign_shared::store::jobs::{JobKind, Worker};
 use countersign_shared::store::{PgPool, notifications};
 use futures::FutureExt as _;
@@ -19,7 +20,7 @@ use tracing::Instrument as _;
 use crate::advance::Advance;
 use crate::jobs::{deliver, purge, renew_due, sweep};
 use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
-use crate::settings::{Settings, Switch};
+use crate::settings::Settings;
 use crate::steps::Tools;
 
 /// After the grace, for giving back what could not be finished: not for ever, the database may be away.
@@ -165,7 +166,8 @@ impl Tools {
             poll_timeout: settings.poll_timeout,
             confirm_grace: settings.confirm_grace,
             max_attempts: settings.max_attempts,
-            check_again: settings.dns_authoritative_check == Switch::On,
+            check_again: settings.dns.dns_authoritative_check == Switch::On,
+            authoritative: settings.dns.authoritative()?,
             pool,
         })
     }

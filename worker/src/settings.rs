@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser};
 use countersign_shared::config::{
     AdminArgs, ConfigError, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs,
     bounded_duration, secret,
@@ -52,13 +52,9 @@ pub struct Settings {
     #[arg(long, env = "POLL_TIMEOUT", default_value = "5m", value_parser = parse_timeout)]
     pub poll_timeout: Duration,
 
-    /// How long a value that was seen once may take to be seen again, and how long past the deadline DNS may stay silent
+    /// How long a value that was seen once may take to be everywhere, and how long past the deadline DNS may stay silent
     #[arg(long, env = "CONFIRM_GRACE", default_value = "60s", value_parser = humantime::parse_duration)]
     pub confirm_grace: Duration,
-
-    /// Once the value was seen, ask the resolvers once more before the CA is told to look
-    #[arg(long, env = "DNS_AUTHORITATIVE_CHECK", default_value = "on")]
-    pub dns_authoritative_check: Switch,
 
     /// Management URL of a pebble-challtestsrv, a loopback address: where the presenter test-dns publishes TXT records
     #[arg(long, env = "TEST_DNS_MANAGEMENT_URL", value_name = "URL", default_value = "", hide_default_value = true, value_parser = parse_optional_url)]
@@ -88,12 +84,6 @@ pub struct Settings {
 
     #[command(flatten)]
     pub log: LogArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    On,
-    Off,
 }
 
 /// Which CA, and who we are there.

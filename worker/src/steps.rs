@@ -16,7 +16,7 @@ mod respond;
 
 use std::time::Duration;
 
-use countersign_shared::dns::TxtLookup;
+use countersign_shared::dns::{Authoritative, TxtLookup};
 use countersign_shared::model::certificate::KeyAndCsr;
 use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
@@ -43,6 +43,7 @@ pub struct Tools {
     pub pool: PgPool,
     pub acme: Acme,
     pub lookup: TxtLookup,
+    pub authoritative: Authoritative,
     pub keys: KeyMaker,
     pub presenters: Presenters,
     /// Where challenges can be delegated to.
@@ -53,7 +54,7 @@ pub struct Tools {
     pub confirm_grace: Duration,
     /// Counted failures after which a job is parked.
     pub max_attempts: i32,
-    /// Whether a value that was seen is looked up once more before the CA is told.
+    /// Whether the zones' own servers are asked for a value that was seen, before the CA is told.
     pub check_again: bool,
 }
 

@@ -33,7 +33,7 @@ impl LookupError {
 
 #[derive(Debug, Error)]
 #[error("cannot set up the DNS resolver")]
-pub struct SetupError(#[source] NetError);
+pub struct SetupError(#[source] pub(super) NetError);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -105,14 +105,14 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections)
 }
 
-fn alias(data: &RData) -> Option<String> {
+pub(super) fn alias(data: &RData) -> Option<String> {
     match data {
         RData::CNAME(target) => Some(target.to_lowercase().to_ascii()),
         _ => None,
     }
 }
 
-fn txt_value(data: &RData) -> Option<String> {
+pub(super) fn txt_value(data: &RData) -> Option<String> {
     match data {
         RData::TXT(txt) => Some(txt.txt_data.iter().map(|part| String::from_utf8_lossy(part)).collect()),
         _ => None,

@@ -74,7 +74,7 @@ impl Observation {
 }
 
 /// A TXT value is whatever a stranger put there: shown without control characters and at most 255 characters long.
-fn printable(value: &str) -> String {
+pub(super) fn printable(value: &str) -> String {
     value.chars().take(255).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -1,15 +1,19 @@
 //! `presented` → `confirmed`: looks for the TXT values, until the deadline.
 //!
-//! The first sight of them ends the customer's clock. Only a look-up that began at or after the deadline and found
-//! nothing fails the order, so that an outage of all workers costs no order.
+//! The first sight of them ends the customer's clock. From then on the zones' own servers are asked, until all that answer show
+//! them or the grace is over. Only a look-up that began at or after the deadline and found nothing fails the order, so that
+//! an outage of all workers costs no order.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use countersign_shared::model::challenge::{LookupResult, Observation, challenge_owner};
 use countersign_shared::model::order::OrderEvent;
 use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::model::schedule::next_look;
+use countersign_shared::model::walk::Sight;
 use time::OffsetDateTime;
+use tokio::task::JoinSet;
 
 use super::{Step, StepError, StepOutcome, StepResult};
 
@@ -64,12 +68,48 @@ async fn await_record(step: &Step<'_>) -> StepResult {
 }
 
 async fn look_again(step: &Step<'_>, seen_at: OffsetDateTime) -> StepResult {
-    let observation = look(step).await.observation;
+    let began_at = step.now();
+    let observation = match ask_everywhere(step).await {
+        Sight::Everywhere => return Ok(StepOutcome::Advance(OrderEvent::Confirmed)),
+        Sight::NotAt(detail) => {
+            Observation { at: began_at, result: LookupResult::Absent, values: Vec::new(), detail }
+        }
+        // As on networks that reach the resolvers only.
+        Sight::NobodyAnswers => look(step).await.observation,
+    };
     if observation.result == LookupResult::Seen || observation.at >= seen_at + step.tools.confirm_grace {
         return Ok(StepOutcome::Advance(OrderEvent::Confirmed));
     }
     let next = observation.at + AGAIN_AFTER.min(step.tools.poll_interval);
     Ok(StepOutcome::WaitUntil(next, to_json(&observation)))
+}
+
+/// What the zones' own servers show, of all names that are not proved yet. An alias of the domain's delegation target is not
+/// followed: there our own servers answer, and the look-up has just found the value there.
+async fn ask_everywhere(step: &Step<'_>) -> Sight {
+    let target = step.tools.challenge_zone.as_ref().map(|zone| zone.target(&step.order.delegation_label));
+    let mut expected: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for authorization in step.order.authorizations.iter().filter(|one| one.proved_at.is_none()) {
+        let owner = challenge_owner(&authorization.identifier);
+        expected.entry(owner).or_default().push(authorization.txt_value.clone());
+    }
+    let mut walks = JoinSet::new();
+    for (owner, values) in expected {
+        let (authoritative, target) = (step.tools.authoritative.clone(), target.clone());
+        walks.spawn(async move {
+            let walk = authoritative.walk(&owner, target.as_deref()).await;
+            (walk.sight(&values), owner)
+        });
+    }
+    let mut all = Sight::Everywhere;
+    for (sight, owner) in walks.join_all().await {
+        match sight {
+            Sight::Everywhere => {}
+            Sight::NobodyAnswers => all = Sight::NobodyAnswers,
+            Sight::NotAt(detail) => return Sight::NotAt(format!("{owner}: {detail}")),
+        }
+    }
+    all
 }
 
 struct Look {
