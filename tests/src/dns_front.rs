@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::sync::oneshot;
 
+pub use crate::dns_wire::Transport;
 use crate::stack::ports;
 use server::{Shared, State, serve};
 
@@ -34,12 +35,6 @@ pub enum DnsFault {
     CnameLoop,
     /// The real answer, later.
     After(Duration),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Transport {
-    Udp,
-    Tcp,
 }
 
 /// A running front. It ends when it is dropped.

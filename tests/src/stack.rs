@@ -1,11 +1,12 @@
 //! One stack: Postgres, Pebble, DNS and our binaries, started together and gone together.
 //!
 //! A [`Stack`] belongs to its process. However that ends (return, panic, Ctrl-C, SIGKILL), the watchdog leaves no process and no file
-//! behind. Processes are addressed by name: `api-1`, `worker-1`, `postgres`, `pebble`, `dns`.
+//! behind. Processes are addressed by name: `api-1`, `worker-1`, `dns-1`, `postgres`, `pebble`, `dns`, `recursor`.
 //!
 //! Waiting is done here and only here: [`Stack::wait_until`] fails with what was awaited and the ends of all logs.
 
 pub mod accounts;
+pub mod delegation;
 pub mod dns;
 pub mod environment;
 pub mod folder;
@@ -51,6 +52,7 @@ const TAIL: usize = 30;
 pub struct StackBuilder {
     apis: usize,
     workers: usize,
+    responders: usize,
     settings: Settings,
     replica_settings: Vec<(String, String, String)>,
     pebble_settings: Settings,
@@ -148,6 +150,7 @@ impl StackBuilder {
         }
         plan.grow(Role::Api, self.apis)?;
         plan.grow(Role::Worker, self.workers)?;
+        plan.delegate(self.responders)?;
         for (replica, name, value) in self.replica_settings {
             let replica = plan.replicas.get_mut(&replica).with_context(|| format!("the stack has no {replica}"))?;
             replica.settings.insert(name, value);
@@ -195,6 +198,7 @@ impl Stack {
         StackBuilder {
             apis: 1,
             workers: 1,
+            responders: 0,
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             replica_settings: Vec::new(),
             pebble_settings: Settings::new(),
@@ -302,7 +306,7 @@ impl Stack {
         let started = match name {
             postgres::NAME => self.plan.postgres.start(&self.processes).await,
             dns::NAME => self.plan.dns.start(&self.processes).await,
-            pebble::NAME => self.plan.pebble.start(&self.plan.dns.address(), &self.processes).await,
+            pebble::NAME => self.plan.pebble.start(&self.plan.resolver_address(), &self.processes).await,
             replica => self.plan.start_replica(&self.processes, replica).await,
         };
         started.unwrap_or_else(|error| self.fail(&format!("{name} does not start again: {error:#}")));

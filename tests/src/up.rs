@@ -14,7 +14,7 @@ use crate::checkout;
 use crate::stack::environment::{self, Settings};
 use crate::stack::plan::{Plan, Role};
 use crate::stack::processes::{Lifetime, Processes, Signal};
-use crate::stack::{accounts, dns, folder, pebble, postgres};
+use crate::stack::{accounts, delegation, dns, folder, pebble, postgres};
 
 /// What our binaries do by default; given to them in any case, so that `env` says what holds.
 const DEFAULTS: [(&str, &str); 2] = [("POLL_INTERVAL", "10s"), ("POLL_TIMEOUT", "5m")];
@@ -111,7 +111,7 @@ async fn stop(folder: &Path) -> Result<Vec<String>> {
     }
     let processes = Processes::new(folder, Lifetime::Detached)?;
     // Ours first, while what they need still serves, so that they can release their work.
-    let ours = |name: &String| ![postgres::NAME, dns::NAME, pebble::NAME].contains(&name.as_str());
+    let ours = |name: &String| ![postgres::NAME, dns::NAME, pebble::NAME, delegation::NAME].contains(&name.as_str());
     let (ours, surroundings): (Vec<_>, Vec<_>) = processes.names().into_iter().partition(ours);
     let mut stopped = Vec::new();
     for (names, patience) in [(ours, Duration::from_secs(20)), (surroundings, Duration::from_secs(10))] {

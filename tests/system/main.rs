@@ -13,6 +13,7 @@ mod issuance;
 mod lanes;
 mod outages;
 mod renewals;
+mod responder;
 mod restarts;
 mod retry;
 mod reuse;

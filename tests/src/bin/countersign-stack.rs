@@ -1,11 +1,14 @@
 //! The stack on the command line: what the Makefile calls.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{ArgAction, Parser, Subcommand};
 use countersign_tests::chaos::{self, Options};
+use countersign_tests::recursor::{self, Recursor};
 use countersign_tests::{demo, sql_metadata, up};
+use hickory_proto::rr::Name;
 
 #[derive(Parser)]
 #[command(about = "Countersign with its own Postgres, CA and DNS server")]
@@ -39,6 +42,18 @@ enum Verb {
     },
     /// Stop that stack
     Down,
+    /// Answer DNS for a stack that has name servers of ours
+    #[command(hide = true)]
+    Recursor {
+        #[arg(long)]
+        port: u16,
+        #[arg(long)]
+        upstream: SocketAddr,
+        #[arg(long)]
+        zone: Name,
+        #[arg(long = "name-server")]
+        name_servers: Vec<SocketAddr>,
+    },
     /// Rewrite the committed metadata of our SQL (.sqlx)
     SqlMetadata {
         /// Change nothing; fail if it is stale
@@ -70,6 +85,10 @@ async fn run(verb: Verb) -> Result<()> {
         }
         Verb::Up { api_replicas, workers, fresh } => up::up(api_replicas, workers, fresh).await?,
         Verb::Down => up::down().await?,
+        Verb::Recursor { port, upstream, mut zone, name_servers } => {
+            zone.set_fqdn(true);
+            recursor::serve(port, Recursor { upstream, zone, name_servers }).await?;
+        }
         Verb::SqlMetadata { check } => {
             let queries = if check { sql_metadata::check().await? } else { sql_metadata::rewrite().await? };
             println!("The metadata of {queries} queries in .sqlx is current.");

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io::{Error, Result};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::CNAME;
 use hickory_proto::rr::{Name, RData, Record};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
 use super::{DnsFault, Transport, canonical};
+use crate::dns_wire::{ask, read_framed, write_framed};
 
 /// What an alias of a name begins with.
 const ALIAS: &str = "loop";
@@ -65,18 +65,6 @@ async fn by_tcp(mut client: TcpStream, shared: Arc<Shared>) -> Result<()> {
     }
 }
 
-/// By TCP every message comes with its length before it (RFC 1035 section 4.2.2).
-async fn read_framed(stream: &mut TcpStream) -> Result<Vec<u8>> {
-    let mut message = vec![0; stream.read_u16().await?.into()];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-async fn write_framed(stream: &mut TcpStream, message: &[u8]) -> Result<()> {
-    let length = u16::try_from(message.len()).map_err(Error::other)?;
-    stream.write_all(&[&length.to_be_bytes(), message].concat()).await
-}
-
 impl Shared {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -122,22 +110,7 @@ impl Shared {
     }
 
     async fn forward(&self, question: &[u8], by: Transport) -> Result<Vec<u8>> {
-        match by {
-            Transport::Udp => {
-                let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-                socket.connect(self.upstream).await?;
-                socket.send(question).await?;
-                let mut answer = vec![0; 64 * 1024];
-                let length = socket.recv(&mut answer).await?;
-                answer.truncate(length);
-                Ok(answer)
-            }
-            Transport::Tcp => {
-                let mut server = TcpStream::connect(self.upstream).await?;
-                write_framed(&mut server, question).await?;
-                read_framed(&mut server).await
-            }
-        }
+        ask(self.upstream, question, by).await
     }
 }
 

@@ -41,7 +41,7 @@ impl Wanted {
             fronts.postgres.insert(replica, front);
         }
         if self.dns {
-            let front = DnsFront::start(plan.dns.address().parse()?)?;
+            let front = DnsFront::start(plan.resolver_address().parse()?)?;
             plan.settings.insert("DNS_RESOLVERS".to_owned(), front.address().to_string());
             fronts.dns = Some(front);
         }

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use reqwest::Client;
 use serde::{Deserialize, Serialize};
 
+use super::delegation::{self, RecursorPlan};
 use super::dns::{self, DnsServer};
 use super::environment::Settings;
 use super::pebble::{self, Pebble};
@@ -23,13 +25,14 @@ const DATABASE: &str = "countersign";
 pub enum Role {
     Api,
     Worker,
+    Responder,
 }
 
-/// One API or worker process.
+/// One process of ours that serves.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Replica {
     pub role: Role,
-    /// Where the public listener is; a worker has none.
+    /// Where the API answers, or DNS is answered; a worker has none.
     pub port: Option<u16>,
     pub admin_port: u16,
     /// Its own settings, stronger than the stack's.
@@ -42,7 +45,10 @@ pub struct Plan {
     pub postgres: Postgres,
     pub dns: DnsServer,
     pub pebble: Pebble,
-    /// By name: `api-1`, `worker-1`, …
+    /// Where there are name servers of ours.
+    #[serde(default)]
+    pub recursor: Option<RecursorPlan>,
+    /// By name: `api-1`, `worker-1`, `dns-1`, …
     pub replicas: BTreeMap<String, Replica>,
     /// For all of our binaries.
     pub settings: Settings,
@@ -56,6 +62,7 @@ impl Plan {
             postgres: Postgres::new(&data_folder.join(postgres::NAME), durable)?,
             dns: DnsServer::new()?,
             pebble: Pebble::new(&folder.join("ca"), pebble_settings)?,
+            recursor: None,
             replicas: BTreeMap::new(),
             settings: Settings::new(),
         })
@@ -67,6 +74,7 @@ impl Plan {
             let (name, port) = match role {
                 Role::Api => (format!("api-{number}"), Some(ports::free()?)),
                 Role::Worker => (format!("worker-{number}"), None),
+                Role::Responder => (format!("dns-{number}"), Some(ports::free()?)),
             };
             if let Entry::Vacant(place) = self.replicas.entry(name) {
                 place.insert(Replica { role, port, admin_port: ports::free()?, settings: Settings::new() });
@@ -75,17 +83,40 @@ impl Plan {
         Ok(())
     }
 
+    /// Adds name servers until there are `count`, with the zone they answer for and a resolver that knows them.
+    pub fn delegate(&mut self, count: usize) -> Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        self.grow(Role::Responder, count)?;
+        if self.recursor.is_none() {
+            self.recursor = Some(RecursorPlan::new()?);
+        }
+        self.settings.insert("CHALLENGE_ZONE".to_owned(), delegation::ZONE.to_owned());
+        Ok(())
+    }
+
+    /// `host:port` of the resolver that the CA and our processes ask.
+    pub fn resolver_address(&self) -> String {
+        self.recursor.as_ref().map_or_else(|| self.dns.address(), RecursorPlan::address)
+    }
+
+    /// Where our name servers answer, `dns-1` first.
+    pub fn name_servers(&self) -> Vec<SocketAddr> {
+        self.ports(Role::Responder).map(|port| ([127, 0, 0, 1], port).into()).collect()
+    }
+
+    fn ports(&self, role: Role) -> impl Iterator<Item = u16> {
+        self.replicas.values().filter(move |replica| replica.role == role).filter_map(|replica| replica.port)
+    }
+
     pub fn database_url(&self) -> String {
         self.postgres.url(DATABASE)
     }
 
     /// The URLs of the API's replicas, the first one first.
     pub fn api_urls(&self) -> Vec<String> {
-        self.replicas
-            .values()
-            .filter_map(|replica| replica.port)
-            .map(|port| format!("http://127.0.0.1:{port}"))
-            .collect()
+        self.ports(Role::Api).map(|port| format!("http://127.0.0.1:{port}")).collect()
     }
 
     /// Where operators reach a replica, if there is one of that name.
@@ -98,14 +129,18 @@ impl Plan {
         let missing = |name: &str| processes.pid(name).is_none();
         let mut started: Vec<String> = Vec::new();
         let surroundings = [postgres::NAME, dns::NAME, pebble::NAME].into_iter().filter(|name| missing(name));
-        started.extend(surroundings.map(ToOwned::to_owned));
+        let resolver = self.recursor.iter().map(|_| delegation::NAME).filter(|name| missing(name));
+        started.extend(surroundings.chain(resolver).map(ToOwned::to_owned));
         let start = |name: &str| started.iter().any(|missing| missing == name);
         let ca_and_dns = async {
             if start(dns::NAME) {
                 self.dns.start(processes).await?;
             }
+            if let Some(recursor) = self.recursor.as_ref().filter(|_| start(delegation::NAME)) {
+                recursor.start(self, processes).await?;
+            }
             if start(pebble::NAME) {
-                self.pebble.start(&self.dns.address(), processes).await?;
+                self.pebble.start(&self.resolver_address(), processes).await?;
             }
             anyhow::Ok(())
         };
@@ -158,16 +193,19 @@ impl Plan {
         let binary = match replica.role {
             Role::Api => "countersign-api",
             Role::Worker => "countersign-worker",
+            Role::Responder => "countersign-dns",
         };
         let mut launch = Launch::new(name, checkout::binary(binary)?)
             .env("DATABASE_URL", self.database_url())
             .env("LOG_LEVEL", "info")
             .env("LOG_FORMAT", "json")
             .env("ADMIN_ADDR", format!("127.0.0.1:{}", replica.admin_port))
-            .env("DNS_RESOLVERS", self.dns.address());
-        launch = match replica.port {
-            Some(port) => launch.env("SERVER_ADDR", format!("127.0.0.1:{port}")).env("ALLOW_SPECIAL_USE_NAMES", "true"),
-            None => launch
+            .env("DNS_RESOLVERS", self.resolver_address());
+        let listener = replica.port.map(|port| format!("127.0.0.1:{port}")).unwrap_or_default();
+        launch = match replica.role {
+            Role::Api => launch.env("SERVER_ADDR", listener).env("ALLOW_SPECIAL_USE_NAMES", "true"),
+            Role::Responder => launch.env("DNS_ADDR", listener),
+            Role::Worker => launch
                 .env("ACME_DIRECTORY", self.pebble.directory())
                 .env("ACME_EMAIL", "operator@example.com")
                 .env("ACME_CA_FILE", self.pebble.https_root_file().display().to_string())

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+/// For one answer of a server of this host, on a busy machine.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Asks every 50 ms until the answer is `Some`, at least once; `None` when the time is over.
