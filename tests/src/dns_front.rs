@@ -39,7 +39,7 @@ pub enum DnsFault {
 
 /// A running front. It ends when it is dropped.
 pub struct DnsFront {
-    port: u16,
+    address: SocketAddr,
     shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -48,8 +48,11 @@ pub struct DnsFront {
 impl DnsFront {
     /// `upstream` answers what nothing is said about.
     pub(crate) fn start(upstream: SocketAddr) -> Result<Self> {
-        let port = ports::free()?;
-        let address = (Ipv4Addr::LOCALHOST, port);
+        Self::start_at((Ipv4Addr::LOCALHOST, ports::free()?).into(), upstream)
+    }
+
+    /// The same on an address of the caller's choice.
+    pub(crate) fn start_at(address: SocketAddr, upstream: SocketAddr) -> Result<Self> {
         let (udp, tcp) = (UdpSocket::bind(address)?, TcpListener::bind(address)?);
         let shared = Arc::new(Shared { upstream, state: Mutex::new(State::default()) });
         let (stop, stopped) = oneshot::channel();
@@ -63,11 +66,11 @@ impl DnsFront {
                 }
             });
         });
-        Ok(Self { port, shared, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { address, shared, stop: Some(stop), thread: Some(thread) })
     }
 
     pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        self.address
     }
 
     /// What becomes of questions about this name, until [`Self::heal`].

@@ -7,6 +7,7 @@ mod chaos;
 mod concurrency;
 mod crash_matrix;
 mod deadlines;
+mod doctor;
 mod facts;
 mod failures;
 mod issuance;

@@ -338,7 +338,8 @@ fn referral(answer: &Message, owner: &Name, zone: &Name) -> Option<Cut> {
         return None;
     }
     let is_below = |name: &Name| zone.zone_of(name) && name != zone && name.zone_of(owner);
-    let below = answer.authorities.iter().find(|record| record.record_type() == RecordType::NS && is_below(&record.name))?;
+    let below =
+        answer.authorities.iter().find(|record| record.record_type() == RecordType::NS && is_below(&record.name))?;
     let zone = below.name.to_lowercase();
     let names = name_servers(&answer.authorities, &zone);
     let servers = names.into_iter().map(|name| (addresses_of(&answer.additionals, &name), name));

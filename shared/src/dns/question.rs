@@ -70,8 +70,7 @@ fn request(question: &Question) -> Message {
 
 /// Connected, so that only this server is heard, and a closed port is heard of.
 async fn connected(server: SocketAddr) -> Result<UdpSocket, Error> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
     Ok(socket)

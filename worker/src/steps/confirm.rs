@@ -71,9 +71,7 @@ async fn look_again(step: &Step<'_>, seen_at: OffsetDateTime) -> StepResult {
     let began_at = step.now();
     let observation = match ask_everywhere(step).await {
         Sight::Everywhere => return Ok(StepOutcome::Advance(OrderEvent::Confirmed)),
-        Sight::NotAt(detail) => {
-            Observation { at: began_at, result: LookupResult::Absent, values: Vec::new(), detail }
-        }
+        Sight::NotAt(detail) => Observation { at: began_at, result: LookupResult::Absent, values: Vec::new(), detail },
         // As on networks that reach the resolvers only.
         Sight::NobodyAnswers => look(step).await.observation,
     };
