@@ -1,4 +1,6 @@
-//! `make demo`: one domain's way to its certificate, told to a person.
+//! `make demo`: one domain's way to its certificate, told to a person; then, in `unattended`, what needs nobody.
+
+mod unattended;
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -21,8 +23,8 @@ pub async fn run() -> Result<()> {
     let mut story = Story::new();
     story.title("Countersign: from a domain to its certificate");
 
-    let step = story.step("Start Postgres, Pebble as the CA, a DNS server, the API and a worker");
-    let mut builder = Stack::builder().setting("POLL_INTERVAL", "1s").setting("POLL_TIMEOUT", "5m");
+    let step = story.step("Start Postgres, Pebble as the CA, a DNS server, the API, a worker and our name server");
+    let mut builder = Stack::builder().responders(1).setting("POLL_INTERVAL", "1s").setting("POLL_TIMEOUT", "5m");
     for (name, value) in environment::our_settings() {
         builder = builder.setting(&name, value);
     }
@@ -36,7 +38,11 @@ pub async fn run() -> Result<()> {
     story.line("database", &stack.database_url());
     story.done(step);
 
-    if let Err(error) = tell(&stack, &mut story).await {
+    let told = async {
+        tell(&stack, &mut story).await?;
+        unattended::tell(&stack, &mut story).await
+    };
+    if let Err(error) = told.await {
         bail!("{error:#}\n\nThe ends of the logs:\n{}", stack.abandon());
     }
     stack.finish().await;

@@ -19,6 +19,9 @@ use crate::stack::{accounts, delegation, dns, folder, pebble, postgres};
 /// What our binaries do by default; given to them in any case, so that `env` says what holds.
 const DEFAULTS: [(&str, &str); 2] = [("POLL_INTERVAL", "10s"), ("POLL_TIMEOUT", "5m")];
 
+/// So that one can be killed.
+const NAME_SERVERS: usize = 2;
+
 #[derive(Serialize, Deserialize)]
 struct State {
     plan: Plan,
@@ -48,6 +51,7 @@ pub async fn up(apis: usize, workers: usize, fresh: bool) -> Result<()> {
             let data_folder = folder::temporary()?;
             let mut plan = Plan::new(&folder, &data_folder, true, Settings::new())?;
             plan.settings = DEFAULTS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            plan.delegate(NAME_SERVERS)?;
             State { plan, data_folder, api_token: None }
         }
     };
@@ -168,10 +172,11 @@ fn assignments(plan: &Plan, api_token: &str) -> String {
         ("ACME_DIRECTORY", plan.pebble.directory()),
         ("ACME_CA_FILE", plan.pebble.https_root_file().display().to_string()),
         ("ACME_ROOT_FILE", plan.pebble.issued_root_file().display().to_string()),
-        ("DNS_SERVER", plan.dns.address()),
+        ("DNS_SERVER", plan.resolver_address()),
         ("DNS_MANAGEMENT_URL", plan.dns.management_url()),
+        ("NAME_SERVERS", plan.name_servers().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
     ];
-    for name in ["POLL_INTERVAL", "POLL_TIMEOUT", "AUTH_TOKEN"] {
+    for name in ["CHALLENGE_ZONE", "POLL_INTERVAL", "POLL_TIMEOUT", "AUTH_TOKEN"] {
         variables.extend(plan.settings.get(name).map(|value| (name, value.clone())));
     }
     variables.into_iter().fold(String::new(), |mut text, (name, value)| {
