@@ -96,6 +96,7 @@ async fn run() -> anyhow::Result<()> {
         pool,
         rates,
         allow_special_use_names: settings.allow_special_use_names,
+        challenge_zone: settings.delegation.challenge_zone,
         allow_manual: settings.allow_manual,
         require_verified: settings.require_verified,
         allow_private_webhooks: settings.webhooks.webhook_allow_private,

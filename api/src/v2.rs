@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use axum::routing::{get, post};
 use axum::{Router, middleware};
+use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::store::PgPool;
 
 pub(crate) use rates::Rates;
@@ -31,6 +32,8 @@ pub(crate) struct V2 {
     pub(crate) pool: PgPool,
     pub(crate) rates: Arc<Rates>,
     pub(crate) allow_special_use_names: bool,
+    /// Where challenges can be delegated to.
+    pub(crate) challenge_zone: Option<ChallengeZone>,
     /// Whether a certificate may be ordered where the customer publishes the records.
     pub(crate) allow_manual: bool,
     /// Whether a certificate may be ordered only for a domain that was verified through `/domains`.

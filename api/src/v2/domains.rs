@@ -73,7 +73,7 @@ pub(crate) async fn list(
     let name_like = name_like.as_deref();
     let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
     let (domains, total) = of_account::page(&mut now, account, name_like, &sort, page.limit(), page.offset()).await?;
-    Ok(Json(Paged { data: domains.into_iter().map(Into::into).collect(), pagination: page.of(total) }))
+    Ok(Json(Paged { data: domains.into_iter().map(|domain| domain.entry(v2.challenge_zone.as_ref())).collect(), pagination: page.of(total) }))
 }
 
 /// Register a domain
@@ -117,10 +117,11 @@ pub(crate) async fn create(
         id: domain.id,
         account_id: account,
         name: name.to_string(),
+        delegation_label: domain.delegation_label,
         created_at: domain.created_at,
         updated_at: domain.updated_at,
     };
-    let answer = Data { data: DomainEntry::from(data) };
+    let answer = Data { data: data.entry(v2.challenge_zone.as_ref()) };
     caller.audit(&mut tx, "domain.create", &format!("domain {} {name}", domain.id), &request_id).await?;
     idempotency.keep(&mut tx, StatusCode::CREATED, &answer).await?;
     tx.commit().await.map_err(StoreError::from)?;
@@ -140,7 +141,7 @@ pub(crate) async fn show(
     caller.may(Scope::Domains)?;
     let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
     let domain = find(&mut conn, account, &domain).await?;
-    Ok(Json(Data { data: domain.into() }))
+    Ok(Json(Data { data: domain.entry(v2.challenge_zone.as_ref()) }))
 }
 
 /// Delete a domain

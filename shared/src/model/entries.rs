@@ -42,6 +42,11 @@ pub struct DomainEntry {
     pub created_at: String,
     #[schema(format = DateTime)]
     pub updated_at: String,
+    /// Our addition, in answers only: what `_acme-challenge` of the domain may be a CNAME to, so that nobody has to publish a
+    /// TXT record. Absent where the service has no zone for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "0b8f2b8e5d3c4a7f9e1d2c3b4a5f6e7d.acme.example.net.")]
+    pub delegation_target: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]

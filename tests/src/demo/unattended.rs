@@ -68,11 +68,9 @@ async fn wildcard(stack: &Stack, story: &mut Story) -> Result<()> {
     let domains = format!("/v2/{}/domains", DEFAULT.id);
     let registered = call(&api, Method::POST, &domains, Some(json!({ "name": WILDCARD })), 201).await?;
     story.request(&format!("POST {domains}"), &format!("{{\"name\": \"{WILDCARD}\"}}"));
-    let query = sqlx::query_scalar("SELECT delegation_label FROM domains WHERE id = $1").bind(registered["id"].as_i64());
-    let label: String = query.fetch_one(stack.pool()).await.context("reading the table `domains`")?;
-    let (owner, zone) = (format!("_acme-challenge.{WILDCARD}."), crate::stack::delegation::ZONE);
-    story.say(&format!("publishing CNAME {owner} {label}.{zone}."));
-    stack.dns().set_cname(&owner, &format!("{label}.{zone}.")).await?;
+    let (owner, target) = (format!("_acme-challenge.{WILDCARD}."), text(&registered, "delegation_target")?);
+    story.say(&format!("publishing CNAME {owner} {target}"));
+    stack.dns().set_cname(&owner, target).await?;
 
     let certificates = format!("{domains}/{WILDCARD}/certificates");
     let input = json!({ "name": "*", "alternate_names": [WILDCARD] });

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 
 use super::super::StoreError;
 use super::super::sorting::{Column, SortBy, order_by};
+use crate::model::delegation::ChallengeZone;
 use crate::model::entries::{DomainEntry, timestamp};
 use crate::model::identifier::unicode;
 
@@ -14,6 +15,7 @@ pub struct AccountDomain {
     pub id: i64,
     pub account_id: i64,
     pub name: String,
+    pub delegation_label: String,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
 }
@@ -34,7 +36,15 @@ impl From<AccountDomain> for DomainEntry {
             expires_at: None,
             created_at: timestamp(domain.created_at),
             updated_at: timestamp(domain.updated_at),
+            delegation_target: None,
         }
+    }
+}
+
+impl AccountDomain {
+    pub fn entry(self, zone: Option<&ChallengeZone>) -> DomainEntry {
+        let delegation_target = zone.map(|zone| zone.target(&self.delegation_label));
+        DomainEntry { delegation_target, ..self.into() }
     }
 }
 
@@ -77,7 +87,7 @@ pub async fn page(
     .fetch_one(&mut *conn)
     .await?;
     let text = format!(
-        "SELECT id, account_id, name, created_at, updated_at FROM domains
+        "SELECT id, account_id, name, delegation_label, created_at, updated_at FROM domains
          WHERE account_id = $1 AND deleted_at IS NULL AND ($2::text IS NULL OR position(lower($2) IN name) > 0)
          ORDER BY {} LIMIT $3 OFFSET $4",
         order_by(sort, DomainColumn::stands, "-id")
@@ -90,7 +100,7 @@ pub async fn page(
 pub async fn find(conn: &mut PgConnection, account_id: i64, id: i64) -> Result<Option<AccountDomain>, StoreError> {
     let domain = sqlx::query_as!(
         AccountDomain,
-        "SELECT id, account_id, name, created_at, updated_at FROM domains
+        "SELECT id, account_id, name, delegation_label, created_at, updated_at FROM domains
          WHERE id = $2 AND account_id = $1 AND deleted_at IS NULL",
         account_id,
         id
@@ -106,7 +116,7 @@ pub async fn find_even_deleted(
 ) -> Result<Option<AccountDomain>, StoreError> {
     let domain = sqlx::query_as!(
         AccountDomain,
-        "SELECT id, account_id, name, created_at, updated_at FROM domains WHERE id = $2 AND account_id = $1",
+        "SELECT id, account_id, name, delegation_label, created_at, updated_at FROM domains WHERE id = $2 AND account_id = $1",
         account_id,
         id
     );
@@ -121,7 +131,7 @@ pub async fn find_by_name(
 ) -> Result<Option<AccountDomain>, StoreError> {
     let domain = sqlx::query_as!(
         AccountDomain,
-        "SELECT id, account_id, name, created_at, updated_at FROM domains
+        "SELECT id, account_id, name, delegation_label, created_at, updated_at FROM domains
          WHERE name = $2 AND account_id = $1 AND deleted_at IS NULL",
         account_id,
         name
