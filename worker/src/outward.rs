@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use countersign_shared::model::address::{is_inward, is_inward_literal};
 use countersign_shared::telemetry::chain;
+use futures::future::BoxFuture;
 use http::StatusCode;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, RequestBuilder};
@@ -32,14 +33,31 @@ pub(crate) trait Admits: Send + Sync + 'static {
     fn admitted(&self, name: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, UrlRefused>;
 }
 
+/// From a name to its addresses.
+pub(crate) type LookUp = Arc<dyn Fn(String) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+/// As the system does it.
+pub(crate) fn system_lookup() -> LookUp {
+    Arc::new(|name| Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) }))
+}
+
 /// A policy as reqwest's resolver.
-pub(crate) struct JudgingResolver<P>(pub(crate) Arc<P>);
+pub(crate) struct JudgingResolver<P> {
+    pub(crate) policy: Arc<P>,
+    pub(crate) lookup: LookUp,
+}
+
+impl<P> JudgingResolver<P> {
+    pub(crate) fn new(policy: Arc<P>) -> Self {
+        Self { policy, lookup: system_lookup() }
+    }
+}
 
 impl<P: Admits> Resolve for JudgingResolver<P> {
     fn resolve(&self, name: Name) -> Resolving {
-        let policy = Arc::clone(&self.0);
+        let (policy, addresses) = (Arc::clone(&self.policy), (self.lookup)(name.as_str().to_owned()));
         Box::pin(async move {
-            let addresses = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let addresses = addresses.await?;
             let admitted = policy.admitted(name.as_str(), addresses)?;
             Ok(Box::new(admitted.into_iter()) as Addrs)
         })
@@ -128,6 +146,16 @@ impl OutwardHttp {
         ca_file: Option<&Path>,
         within: Duration,
     ) -> Result<Self, SetupError> {
+        Self::with_lookup(user_agent, allows_inward, ca_file, within, system_lookup())
+    }
+
+    pub(crate) fn with_lookup(
+        user_agent: &str,
+        allows_inward: bool,
+        ca_file: Option<&Path>,
+        within: Duration,
+        lookup: LookUp,
+    ) -> Result<Self, SetupError> {
         let policy = Arc::new(Policy { allows_inward });
         let mut builder = reqwest::Client::builder()
             .user_agent(user_agent)
@@ -135,7 +163,7 @@ impl OutwardHttp {
             // Both would go round the policy.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .dns_resolver(JudgingResolver(Arc::clone(&policy)))
+            .dns_resolver(JudgingResolver { policy: Arc::clone(&policy), lookup })
             // Every request connects anew, to an address that was judged for it.
             .pool_max_idle_per_host(0)
             .timeout(within);
@@ -199,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_resolver_that_connects_refuses_names_of_our_own_network() {
-        let resolver = JudgingResolver(Arc::new(Policy { allows_inward: false }));
+        let resolver = JudgingResolver::new(Arc::new(Policy { allows_inward: false }));
         assert!(resolver.resolve("localhost".parse().unwrap()).await.is_err_and(|error| error.is::<UrlRefused>()));
     }
 }

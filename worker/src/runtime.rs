@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::bail;
 use apalis::prelude::{Data, ParallelizeExt as _, WorkerBuilder};
 use countersign_shared::config::Switch;
-use countersign_shared::store::jobs::{JobKind, Worker};
+use countersign_shared::store::jobs::{JobKind, Lane, Worker};
 use countersign_shared::store::{PgPool, notifications};
 use futures::FutureExt as _;
 use tokio::sync::{broadcast, mpsc};
@@ -155,7 +155,12 @@ impl Tools {
             acme: crate::acme::Acme::new(settings.acme.settings()?, pool.clone())?,
             lookup: settings.dns.lookup()?,
             keys: crate::keys::KeyMaker::new(),
-            webhooks: crate::webhooks::Webhooks::new(allows_inward, ca_file)?,
+            webhooks: crate::webhooks::Webhooks::new(
+                allows_inward,
+                ca_file,
+                // Half of the lane: no account holds up all others.
+                Slots::most(settings.worker_slots.into(), Lane::Deliveries) / 2,
+            )?,
             presenters: crate::presenters::Presenters::new(
                 pool.clone(),
                 settings.test_dns_management_url.as_ref(),

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -19,20 +18,18 @@ use http::{HeaderName, StatusCode};
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::outward::{OutwardHttp, SetupError};
+use crate::outward::{LookUp, OutwardHttp, SetupError, system_lookup};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-/// Deliveries of one process to one webhook at once: a slow receiver must not hold every slot of its lane.
-const MOST_AT_ONCE: usize = 2;
-/// A fast receiver's place is free again by then.
-const WAIT_FOR_PLACE: Duration = Duration::from_millis(200);
+/// Deliveries of one process to one webhook at once: a slow receiver must not hold every place of its account.
+const MOST_OF_WEBHOOK: usize = 2;
 
 pub struct Webhooks {
     http: OutwardHttp,
-    places: Mutex<HashMap<i64, Arc<Semaphore>>>,
+    places: Places,
 }
 
 /// What came of one attempt.
@@ -55,28 +52,60 @@ impl Sent {
     }
 }
 
+/// Who is being delivered to, so that neither a webhook nor an account holds every slot of the lane.
+struct Places {
+    most_of_account: usize,
+    taken: Mutex<HashMap<Holder, Arc<Semaphore>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Holder {
+    Account(i64),
+    Webhook(i64),
+}
+
 /// The right to deliver to a webhook.
 pub struct Place {
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
+}
+
+impl Places {
+    /// None when the webhook or its account has as many as it may.
+    fn take(&self, account_id: i64, webhook_id: i64) -> Option<Place> {
+        // Single insertions and removals: no panic can leave the map half-written.
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.retain(|_, places| Arc::strong_count(places) > 1);
+        let mut permit = |holder, most| {
+            let places = taken.entry(holder).or_insert_with(|| Arc::new(Semaphore::new(most)));
+            Arc::clone(places).try_acquire_owned().ok()
+        };
+        let of_webhook = permit(Holder::Webhook(webhook_id), MOST_OF_WEBHOOK)?;
+        let of_account = permit(Holder::Account(account_id), self.most_of_account)?;
+        Some(Place { _permits: [of_webhook, of_account] })
+    }
 }
 
 impl Webhooks {
-    pub fn new(allows_inward: bool, ca_file: Option<&Path>) -> Result<Self, SetupError> {
-        let agent = concat!("countersign-webhooks/", env!("CARGO_PKG_VERSION"));
-        let http = OutwardHttp::new(agent, allows_inward, ca_file, ATTEMPT_WITHIN)?;
-        Ok(Self { http, places: Mutex::default() })
+    /// `most_of_account`: deliveries of one process for one account at once.
+    pub fn new(allows_inward: bool, ca_file: Option<&Path>, most_of_account: usize) -> Result<Self, SetupError> {
+        Self::with_lookup(allows_inward, ca_file, most_of_account, system_lookup())
     }
 
-    /// None when the webhook is busy with others.
-    pub async fn place(&self, webhook_id: i64) -> Option<Place> {
-        let places = {
-            // Single insertions and removals: no panic can leave the map half-written.
-            let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            all.retain(|_, places| Arc::strong_count(places) > 1);
-            Arc::clone(all.entry(webhook_id).or_insert_with(|| Arc::new(Semaphore::new(MOST_AT_ONCE))))
-        };
-        let permit = tokio::time::timeout(WAIT_FOR_PLACE, places.acquire_owned()).await.ok()?.ok()?;
-        Some(Place { _permit: permit })
+    fn with_lookup(
+        allows_inward: bool,
+        ca_file: Option<&Path>,
+        most_of_account: usize,
+        lookup: LookUp,
+    ) -> Result<Self, SetupError> {
+        let agent = concat!("countersign-webhooks/", env!("CARGO_PKG_VERSION"));
+        let http = OutwardHttp::with_lookup(agent, allows_inward, ca_file, ATTEMPT_WITHIN, lookup)?;
+        let places = Places { most_of_account: most_of_account.max(1), taken: Mutex::default() };
+        Ok(Self { http, places })
+    }
+
+    /// None when the webhook or its account is busy with others.
+    pub fn place(&self, delivery: &Delivery) -> Option<Place> {
+        self.places.take(delivery.account_id, delivery.webhook_id)
     }
 
     /// One attempt, at most [`ATTEMPT_WITHIN`].
@@ -132,10 +161,12 @@ mod tests {
     fn delivery(url: &str) -> Delivery {
         Delivery {
             id: 1,
+            account_id: 1,
             webhook_id: 1,
             url: url.to_owned(),
             secret: None,
             is_wanted: true,
+            is_late: false,
             event_name: "domain.create".to_owned(),
             request_identifier: "0".to_owned(),
             payload: serde_json::json!({}),
@@ -144,28 +175,63 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_connected_to_inside() {
-        let webhooks = Webhooks::new(false, None).unwrap();
+        let webhooks = Webhooks::new(false, None, 1).unwrap();
         for url in ["https://127.0.0.1:1/", "https://[::1]/", "https://169.254.169.254/", "https://localhost:1/"] {
             let sent = webhooks.send(&delivery(url), OffsetDateTime::UNIX_EPOCH).await;
             assert_eq!(sent, Sent::failed("not a public address"), "{url}");
         }
     }
 
+    /// Public when it is asked for the first time, inside from then on.
+    fn turncoat() -> LookUp {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        Arc::new(move |_| {
+            let is_first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+            let address = if is_first { "93.184.215.14:0" } else { "127.0.0.1:0" };
+            Box::pin(std::future::ready(Ok(vec![address.parse().unwrap()])))
+        })
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_inside_by_the_time_of_the_connection_is_not_connected_to() {
+        let inside = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://hook.example:{}/", inside.local_addr().unwrap().port());
+        let lookup = turncoat();
+        let found = lookup("hook.example".to_owned()).await.unwrap();
+        assert!(outward_only("hook.example", found).is_ok(), "as it was created");
+        let strict = Webhooks::with_lookup(false, None, 1, Arc::clone(&lookup)).unwrap();
+        let delivery = delivery(&url);
+        tokio::select! {
+            biased;
+            sent = strict.send(&delivery, OffsetDateTime::UNIX_EPOCH) => {
+                assert_eq!(sent, Sent::failed("not a public address"));
+            }
+            _ = inside.accept() => panic!("it was connected to"),
+        }
+        // The same look-up leads there where that is allowed.
+        let lenient = Webhooks::with_lookup(true, None, 1, lookup).unwrap();
+        tokio::select! {
+            sent = lenient.send(&delivery, OffsetDateTime::UNIX_EPOCH) => panic!("it was not connected to: {sent:?}"),
+            connected = inside.accept() => assert!(connected.is_ok()),
+        }
+    }
+
     #[tokio::test]
     async fn an_error_does_not_show_the_url() {
-        let webhooks = Webhooks::new(true, None).unwrap();
+        let webhooks = Webhooks::new(true, None, 1).unwrap();
         let sent = webhooks.send(&delivery("https://127.0.0.1:1/s3cret"), OffsetDateTime::UNIX_EPOCH).await;
         let error = sent.error.unwrap();
         assert!(sent.status.is_none() && !error.contains("s3cret"), "{error}");
     }
 
-    #[tokio::test]
-    async fn a_webhook_has_two_places_and_no_part_in_those_of_others() {
-        let webhooks = Webhooks::new(false, None).unwrap();
-        let held = [webhooks.place(1).await, webhooks.place(1).await];
-        assert!(held.iter().all(Option::is_some));
-        assert!(webhooks.place(1).await.is_none() && webhooks.place(2).await.is_some());
-        drop(held);
-        assert!(webhooks.place(1).await.is_some());
+    #[test]
+    fn a_webhook_has_two_places_and_an_account_as_many_as_it_may_and_none_of_others() {
+        let places = Places { most_of_account: 3, taken: Mutex::default() };
+        let mut held = vec![places.take(1, 1).unwrap(), places.take(1, 1).unwrap()];
+        assert!(places.take(1, 1).is_none());
+        held.push(places.take(1, 2).unwrap());
+        assert!(places.take(1, 3).is_none() && places.take(2, 4).is_some());
+        held.truncate(1);
+        assert!(places.take(1, 1).is_some() && places.take(1, 3).is_some());
     }
 }

@@ -93,8 +93,8 @@ pub struct JobFilter {
     #[arg(long)]
     pub kind: Option<String>,
 
-    /// 0 somebody waits, 1 polls and later steps, 2 housekeeping
-    #[arg(long, value_parser = clap::value_parser!(i16).range(0..=2))]
+    /// 0 somebody waits, 1 polls and later steps, 2 housekeeping, 3 deliveries
+    #[arg(long, value_parser = clap::value_parser!(i16).range(0..=3))]
     pub lane: Option<i16>,
 
     /// Leased by this worker

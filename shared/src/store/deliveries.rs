@@ -3,15 +3,19 @@
 use sqlx::PgConnection;
 
 use super::{StoreError, webhooks};
+use crate::model::webhook::ATTEMPTS_WITHIN;
 
 /// A delivery that is still to be made. No `Debug`: it holds a secret.
 pub struct Delivery {
     pub id: i64,
+    pub account_id: i64,
     pub webhook_id: i64,
     pub url: String,
     pub secret: Option<String>,
     /// Neither deleted nor suppressed.
     pub is_wanted: bool,
+    /// The time for further attempts is over.
+    pub is_late: bool,
     pub event_name: String,
     pub request_identifier: String,
     /// The body.
@@ -22,12 +26,14 @@ pub struct Delivery {
 pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Delivery>, StoreError> {
     let delivery = sqlx::query_as!(
         Delivery,
-        r#"SELECT y.id, w.id AS webhook_id, w.url, w.secret,
-               w.deleted_at IS NULL AND w.suppressed_at IS NULL AS "is_wanted!", e.name AS event_name,
+        r#"SELECT y.id, w.account_id, w.id AS webhook_id, w.url, w.secret,
+               w.deleted_at IS NULL AND w.suppressed_at IS NULL AS "is_wanted!",
+               e.created_at < now() - make_interval(secs => $2) AS "is_late!", e.name AS event_name,
                e.request_identifier::text AS "request_identifier!", e.payload
            FROM deliveries y JOIN webhooks w ON w.id = y.webhook_id JOIN events e ON e.id = y.event_id
            WHERE y.id = $1 AND y.delivered_at IS NULL AND y.failed_at IS NULL"#,
-        id
+        id,
+        ATTEMPTS_WITHIN.as_secs_f64()
     );
     Ok(delivery.fetch_optional(conn).await?)
 }

@@ -127,7 +127,7 @@ async fn write(
          ), delivery AS (
              INSERT INTO deliveries (event_id, webhook_id) SELECT event.id, receiver.id FROM event, receiver RETURNING id
          )
-         INSERT INTO jobs (kind, delivery_id, lane) SELECT 'deliver-event', id, 2 FROM delivery",
+         INSERT INTO jobs (kind, delivery_id, lane) SELECT 'deliver-event', id, 3 FROM delivery",
         account_id,
         name,
         payload

@@ -37,12 +37,14 @@ pub enum Lane {
     Waiting = 0,
     /// Polls and every later step of an order.
     Orders = 1,
-    /// Deliveries of events, and housekeeping.
+    /// The scheduled jobs.
     Housekeeping = 2,
+    /// Deliveries of events: how long they take is up to customers' servers.
+    Deliveries = 3,
 }
 
 impl Lane {
-    pub const ALL: [Self; 3] = [Self::Waiting, Self::Orders, Self::Housekeeping];
+    pub const ALL: [Self; 4] = [Self::Waiting, Self::Orders, Self::Housekeeping, Self::Deliveries];
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +214,7 @@ pub async fn next_due_in(conn: &mut PgConnection) -> Result<Option<f64>, StoreEr
     let secs = sqlx::query_scalar!(
         "SELECT extract(epoch FROM min(due) - now())::float8
          FROM (SELECT (SELECT min(due_at) FROM jobs WHERE lane = l AND parked_at IS NULL) AS due
-               FROM generate_series(0, 2) AS l) AS lanes"
+               FROM generate_series(0, 3) AS l) AS lanes"
     )
     .fetch_one(conn)
     .await?;

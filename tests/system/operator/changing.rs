@@ -28,7 +28,7 @@ async fn wrong_usage_is_2_before_the_database_is_asked() {
         (&["orders", "list", "--limit", "0"], "1..=1000"),
         (&["orders", "list", "--limit", "1001"], "1..=1000"),
         (&["jobs", "list", "--state", "failed"], "due, waiting, leased, lost, parked"),
-        (&["jobs", "list", "--lane", "3"], "0..=2"),
+        (&["jobs", "list", "--lane", "4"], "0..=3"),
         (&["jobs", "show", "x"], "x"),
         (&["orders", "show"], "<ID>"),
         (&["orders", "explode", UNKNOWN], "explode"),

@@ -150,6 +150,11 @@ async fn the_next_due_time_is_the_least_over_the_lanes_without_parked_rows() {
         .await
         .unwrap();
     assert!(jobs::next_due_in(&mut conn).await.unwrap().unwrap() < -50.0);
+    let (_, last) = enqueued(&mut conn, 9).await;
+    sql(&mut conn, &format!("UPDATE jobs SET lane = 3, due_at = now() - interval '1 hour' WHERE id = {last}"))
+        .await
+        .unwrap();
+    assert!(jobs::next_due_in(&mut conn).await.unwrap().unwrap() < -3590.0);
 }
 
 /// The text of the store's one query that has `part`, as the macros recorded it.
@@ -178,7 +183,7 @@ async fn a_claim_from_200_000_rows_reads_one_index_in_order() {
     .unwrap();
     sql(&mut conn, "ANALYZE jobs").await.unwrap();
     let claim = format!("EXPLAIN {}", query_with("SET lease = lease + 1"));
-    for (lane, may_take_lost) in [(0i16, true), (1, true), (1, false), (2, true)] {
+    for (lane, may_take_lost) in [(0i16, true), (1, true), (1, false), (2, true), (3, true)] {
         let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(claim.clone()))
             .bind(lane)
             .bind("worker-1")

@@ -175,7 +175,7 @@ async fn rows_that_make_no_sense_cannot_be_stored() {
         (of_order(&placed), orders::ACME_URL_OPEN_KEY),
         (of_job("parked_at = now(), leased_by = 'worker-1'"), "jobs_parked_is_not_leased"),
         (of_job("attempts = -1"), "jobs_attempts_check"),
-        (of_job("lane = 3"), "jobs_lane_check"),
+        (of_job("lane = 4"), "jobs_lane_check"),
         (of_job("order_id = NULL"), "jobs_order_iff_poll_challenge"),
         (format!("INSERT INTO jobs (kind, order_id, lane) VALUES ('poll-challenge', {order}, 1)"), "jobs_order_id_key"),
         ("INSERT INTO jobs (kind, lane) VALUES ('sweep', 2), ('sweep', 2)".to_owned(), "jobs_scheduled_once"),

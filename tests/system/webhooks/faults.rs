@@ -48,6 +48,18 @@ async fn what_is_not_acknowledged_by_200_comes_again_as_the_same_event_and_ends_
     until(&stack, "SELECT EXISTS (SELECT FROM deliveries WHERE failed_at IS NOT NULL AND attempts = 10)").await;
     until(&stack, "SELECT NOT EXISTS (SELECT FROM jobs WHERE kind = 'deliver-event')").await;
 
+    // However late the first attempt is, there is one; after two hours it is the last.
+    receiver.behave("/hook", Manner::Answer(500, SAID.to_owned()));
+    sql(&stack, "ALTER TABLE events ALTER COLUMN created_at SET DEFAULT now() - interval '121 minutes'").await;
+    shop.domain("late.example.com").await;
+    sql(&stack, "ALTER TABLE events ALTER COLUMN created_at SET DEFAULT now()").await;
+    until(&stack, &format!("{pending} y.attempts = 1)")).await;
+    hurry(&stack).await;
+    until(&stack, "SELECT NOT EXISTS (SELECT FROM jobs WHERE kind = 'deliver-event')").await;
+    let late = "SELECT attempts = 1 AND failed_at IS NOT NULL AND last_error LIKE '%2 hours'
+                FROM deliveries ORDER BY id DESC LIMIT 1";
+    assert!(holds(&stack, late).await);
+
     shop.domain("unwanted.example.com").await;
     until(&stack, &format!("{pending} y.attempts = 1)")).await;
     let came = receiver.received("/hook").len();
@@ -122,6 +134,49 @@ async fn a_receiver_that_hangs_holds_up_neither_other_receivers_nor_orders() {
         "SELECT EXISTS (SELECT FROM deliveries WHERE attempts > 0 AND last_error = 'no answer within 10 s')";
     until(&stack, timed_out).await;
     // Two more hang by now: a worker that stops gives them back.
+    stack.terminate("worker-1", SOON).await;
+}
+
+#[tokio::test]
+async fn receivers_that_hang_hold_up_neither_other_accounts_nor_the_scheduled_jobs() {
+    let receiver = Receiver::start().unwrap();
+    // Four slots for deliveries, two for those of one account.
+    let stack = hooked(&receiver).setting("WORKER_SLOTS", "16").setting("SHUTDOWN_GRACE", "1s").start().await;
+    let [slow, other, third] = [1, 2, 3].map(|number| format!("/slow-{number}"));
+    for path in [&slow, &other, &third] {
+        receiver.behave(path, Manner::Hang);
+    }
+    let hang = async |count: usize| {
+        let hanging = || [&slow, &other, &third].map(|path| receiver.received(path).len()).iter().sum::<usize>();
+        stack.wait_until("they hang", SOON, async || (hanging() >= count).then_some(())).await;
+    };
+    let shop = Account::of(&stack, 1);
+    for number in 0..4 {
+        sql(&stack, &format!("INSERT INTO webhooks (account_id, url) VALUES (1, '{}?{number}')", receiver.url(&slow)))
+            .await;
+    }
+    shop.domain("slow.example.com").await;
+    hang(2).await;
+    let quick = Account::new(&stack, "quick").await;
+    quick.webhook(&receiver.url("/quick")).await;
+    arrive(&stack, &receiver, "/quick", 1).await;
+
+    // Another account takes what is left of the lane.
+    let greedy = Account::new(&stack, "greedy").await;
+    for path in [&other, &third] {
+        sql(
+            &stack,
+            &format!("INSERT INTO webhooks (account_id, url) VALUES ({}, '{}')", greedy.id, receiver.url(path)),
+        )
+        .await;
+    }
+    greedy.domain("greedy.example.com").await;
+    hang(4).await;
+    sql(&stack, "UPDATE jobs SET due_at = now(), lease = 0 WHERE delivery_id IS NULL AND leased_by IS NULL").await;
+    until(&stack, "SELECT count(*) = 3 FROM jobs WHERE delivery_id IS NULL AND lease > 0 AND leased_by IS NULL").await;
+    let none_has_ended = "SELECT count(*) = 0 FROM deliveries y JOIN webhooks w ON w.id = y.webhook_id
+                          WHERE w.url NOT LIKE '%/quick' AND y.attempts > 0";
+    assert!(holds(&stack, none_has_ended).await, "somebody has waited for a receiver that hangs");
     stack.terminate("worker-1", SOON).await;
 }
 

@@ -125,7 +125,7 @@ impl Wire {
             // Both would go round the URL policy.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .dns_resolver(JudgingResolver(Arc::clone(&policy)))
+            .dns_resolver(JudgingResolver::new(Arc::clone(&policy)))
             .connect_timeout(settings.connect_timeout)
             .timeout(settings.request_timeout);
         if let Some(path) = &settings.ca_file {

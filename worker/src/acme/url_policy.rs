@@ -153,10 +153,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_resolver_refuses_localhost_to_a_public_directory() {
-        let resolver = JudgingResolver(Arc::new(policy("https://ca.example/dir")));
+        let resolver = JudgingResolver::new(Arc::new(policy("https://ca.example/dir")));
         let resolved = resolver.resolve("localhost".parse().unwrap()).await;
         assert!(resolved.is_err_and(|error| error.is::<UrlRefused>()));
-        let resolver = JudgingResolver(Arc::new(policy("https://localhost/dir")));
+        let resolver = JudgingResolver::new(Arc::new(policy("https://localhost/dir")));
         assert!(resolver.resolve("localhost".parse().unwrap()).await.is_ok());
     }
 }

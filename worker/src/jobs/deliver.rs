@@ -19,8 +19,8 @@ use crate::webhooks::Webhooks;
 
 /// Pause between tries to store what came of an attempt while the database is away.
 const STORE_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// Where a webhook is busy with others: from here to three times as long.
-const COME_BACK_AFTER: Duration = Duration::from_secs(5);
+/// Where a webhook or its account is busy with others: from here to three times as long.
+const COME_BACK_AFTER: Duration = Duration::from_secs(2);
 
 /// What is to be written at the end.
 enum Ending {
@@ -94,7 +94,10 @@ async fn attempt(pool: &PgPool, webhooks: &Webhooks, lease: &Lease, delivery_id:
     if lease.job.attempts >= MOST_ATTEMPTS {
         return Ending::GivenUp("attempts used up");
     }
-    let Some(_place) = webhooks.place(delivery.webhook_id).await else {
+    if delivery.is_late && lease.job.attempts > 0 {
+        return Ending::GivenUp("not acknowledged within 2 hours");
+    }
+    let Some(_place) = webhooks.place(&delivery) else {
         let pause = COME_BACK_AFTER.mul_f64(1.0 + 2.0 * rand::random::<f64>());
         return Ending::Job(Outcome::Wait { until: lease.now() + pause, saw: None });
     };
