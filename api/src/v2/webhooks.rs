@@ -11,7 +11,7 @@ use countersign_shared::model::address::{is_inward, is_inward_literal};
 use countersign_shared::model::scope::Scope;
 use countersign_shared::model::webhook::{signing_key, target};
 use countersign_shared::store::events::{self, EventName};
-use countersign_shared::store::{StoreError, webhooks};
+use countersign_shared::store::{StoreError, accounts, webhooks};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::{Host, Url};
@@ -96,6 +96,8 @@ pub(crate) async fn create(
         return Err(Error::invalid("url", "must lead to a public address"));
     }
     let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    // Two calls at once must not both be the last one.
+    accounts::lock(&mut tx, account).await?;
     if webhooks::count(&mut tx, account).await? >= MOST {
         return Err(Error::BadRequest(format!("An account has at most {MOST} webhooks")));
     }

@@ -52,6 +52,12 @@ pub async fn find(conn: &mut PgConnection, id: i64) -> Result<Option<Account>, S
     Ok(query.fetch_optional(conn).await?)
 }
 
+/// Whoever else locks the account waits until this transaction has ended.
+pub async fn lock(conn: &mut PgConnection, id: i64) -> Result<(), StoreError> {
+    sqlx::query!("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", id).execute(conn).await?;
+    Ok(())
+}
+
 /// Changes who publishes the TXT records of certificates ordered from now on. False when there is no such account.
 pub async fn set_presenter(conn: &mut PgConnection, id: i64, presenter: &str) -> Result<bool, StoreError> {
     let changed = sqlx::query!("UPDATE accounts SET presenter = $2, updated_at = now() WHERE id = $1", id, presenter)

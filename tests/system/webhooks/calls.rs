@@ -87,6 +87,29 @@ async fn webhooks_are_created_shown_listed_and_deleted_each_account_its_own() {
 }
 
 #[tokio::test]
+async fn an_account_has_at_most_100_webhooks_however_many_calls_come_at_once() {
+    let stack = Stack::builder().apis(2).workers(0).start().await;
+    let shop = Account::of(&stack, 1);
+    let query = "INSERT INTO webhooks (account_id, url) SELECT 1, 'https://shop.invalid/' || n FROM generate_series(1, 99) AS n";
+    sql(&stack, query).await;
+    // Until all have counted, or wait for one who has.
+    let mut gate = stack.pool().begin().await.unwrap();
+    sqlx::query("LOCK TABLE webhooks IN SHARE MODE").execute(&mut *gate).await.unwrap();
+    let create = || shop.post("/webhooks", json!({ "url": "https://shop.invalid/" }));
+    let open = async {
+        let waiting = "SELECT count(*) = 4 FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        until(&stack, waiting).await;
+        gate.rollback().await.unwrap();
+    };
+    let (one, two, three, four, ()) = tokio::join!(create(), create(), create(), create(), open);
+    let mut statuses = [one, two, three, four].map(|answer| answer.status);
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 400, 400, 400]);
+    assert!(holds(&stack, "SELECT count(*) = 100 FROM webhooks").await);
+}
+
+#[tokio::test]
 async fn what_leads_into_our_own_network_is_refused_at_creation_and_at_delivery() {
     let receiver = Receiver::start().unwrap();
     let root = receiver.root_file().display().to_string();
