@@ -102,6 +102,31 @@ pub async fn held_until(conn: &mut PgConnection, directory: &str) -> Result<Opti
     Ok(held)
 }
 
+/// Keeps every worker from asking the CA about renewal windows for `seconds` from now. Never shortens a hold.
+pub async fn hold_windows(conn: &mut PgConnection, directory: &str, seconds: f64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE acme_accounts SET windows_held_until = greatest(windows_held_until, now() + make_interval(secs => $2))
+         WHERE directory = $1",
+        directory,
+        seconds
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Whether the CA is to be left alone, about renewal windows or altogether.
+pub async fn are_windows_held(conn: &mut PgConnection, directory: &str) -> Result<bool, StoreError> {
+    let held = sqlx::query_scalar!(
+        r#"SELECT coalesce(greatest(held_until, windows_held_until) > now(), false) AS "held!"
+           FROM acme_accounts WHERE directory = $1"#,
+        directory
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(held.unwrap_or(false))
+}
+
 /// An account that the CA asked to be left alone.
 #[derive(Clone, Debug, Serialize)]
 pub struct Hold {

@@ -1,7 +1,7 @@
 //! Where the CA says when it would like a certificate to be renewed (RFC 9773), that is when it is renewed, and the order says what it
 //! replaces.
 
-use countersign_tests::acme_front::{Fault, Kind, Moment, RenewalInfo};
+use countersign_tests::acme_front::{Fault, Kind, Moment, RenewalInfo, RetryAfter};
 use countersign_tests::stack::Stack;
 use time::Duration;
 
@@ -115,6 +115,27 @@ async fn a_window_that_makes_no_sense_is_ignored_and_a_failed_renewal_is_not_hur
         "c.renew_at BETWEEN now() + interval '23 hours' AND now() + interval '25 hours' AND c.ari_window_end < now()";
     assert!(certificate_is(&stack, old, a_day_later).await);
     assert_eq!(renewals_of(&stack, old).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_ca_that_says_when_to_come_back_is_asked_about_nothing_until_then_while_orders_go_on() {
+    let (stack, ca) = suggesting(Duration::days(10), Duration::days(20)).await;
+    let api = client(&stack).await;
+    let shop = Shop::new(&stack, &api, "shop.example.com").await;
+    stack.front().next(1, Kind::RenewalInfo, Fault::busy(RetryAfter::Seconds(7200)));
+    let refused = shop.issue(&input()).await;
+    job_runs(&stack).await;
+    assert_eq!(stack.front().arrived(Kind::RenewalInfo), 1);
+    let other = Shop::new(&stack, &api, "other.example.com").await.issue(&input()).await;
+    for certificate in [other, refused] {
+        is_asked(&stack, certificate).await;
+    }
+    assert_eq!(stack.front().arrived(Kind::RenewalInfo), 1, "it was asked again");
+    let query = "UPDATE acme_accounts SET windows_held_until = now()
+                 WHERE windows_held_until BETWEEN now() + interval '119 minutes' AND now() + interval '2 hours'";
+    assert_eq!(sqlx::query(query).execute(stack.pool()).await.unwrap().rows_affected(), 1);
+    job_runs(&stack).await;
+    assert_eq!(ca.asked().len(), 2);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use countersign_shared::model::schedule::{next_renewal_try, next_window_check, renewal_time_in_window};
 use countersign_shared::store::renewals::due::{self, ToAsk};
-use countersign_shared::store::{StoreError, in_time};
+use countersign_shared::store::{StoreError, acme_accounts, in_time};
 use countersign_shared::telemetry::chain;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -31,6 +31,12 @@ pub(super) enum Asked {
 }
 
 pub(super) async fn ask(advance: &Advance) -> Result<Asked, StoreError> {
+    let directory = advance.tools.acme.directory();
+    let held =
+        in_time(async { acme_accounts::are_windows_held(&mut *advance.tools.pool.acquire().await?, directory).await });
+    if held.await? {
+        return Ok(Asked::Refused);
+    }
     let refused = AtomicBool::new(false);
     for _ in 0..MOST_BATCHES {
         let all = in_time(async { due::to_ask(&mut *advance.tools.pool.acquire().await?, BATCH).await }).await?;
@@ -75,6 +81,9 @@ async fn ask_about(advance: &Advance, one: &ToAsk, refused: &AtomicBool) -> Resu
                 "the CA does not say when to renew a certificate"
             );
             refused.store(true, Ordering::Relaxed);
+            if let Some(pause) = error.retry_after {
+                hold(advance, next_window_check(Some(pause))).await?;
+            }
             next_window_check(Some(error.retry_after.unwrap_or(AFTER_FAILURE)))
         }
         Err(error) => {
@@ -85,6 +94,15 @@ async fn ask_about(advance: &Advance, one: &ToAsk, refused: &AtomicBool) -> Resu
     in_time(async {
         let mut conn = advance.tools.pool.acquire().await?;
         due::ask_again(&mut conn, one.id, again_after.as_secs_f64()).await
+    })
+    .await
+}
+
+/// What the CA says of one certificate it means for all: the next runs ask nothing, in whichever worker.
+async fn hold(advance: &Advance, pause: Duration) -> Result<(), StoreError> {
+    in_time(async {
+        let mut conn = advance.tools.pool.acquire().await?;
+        acme_accounts::hold_windows(&mut conn, advance.tools.acme.directory(), pause.as_secs_f64()).await
     })
     .await
 }
