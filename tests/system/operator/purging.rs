@@ -1,7 +1,13 @@
 //! The purge: what goes after `RETAIN_FOR`, what stays whatever its age, and deleted domains.
 
+use countersign_shared::model::certificate::KeyAlgorithm;
+use countersign_shared::model::certificate_names::CertificateNames;
+use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::problem::ProblemCode;
+use countersign_shared::store::certificates::ordered;
+use countersign_shared::store::idempotency_keys::{self, Begun, KeyOf};
 use countersign_shared::store::orders::purge::{self, Cursor};
+use countersign_shared::store::renewals::{self, NewRenewal, Renewable};
 use countersign_tests::acme_front::Kind;
 use countersign_tests::stack::waiting;
 use serde_json::{Value, json};
@@ -148,6 +154,81 @@ async fn deleted_domains_go_whole_once_they_are_cleaned_up_and_nobody_elses_rows
     assert_eq!(everything(&url).await, before);
 }
 
+#[tokio::test]
+async fn what_nobody_issues_for_thirty_days_is_given_up_and_its_certificate_can_be_renewed_again() {
+    let mut conn = connect(&migrated().await).await;
+    let shop = domain(&mut conn, "shop.example.com", "active").await;
+    let issued = order(&mut conn, shop, "issued", None).await;
+    order(&mut conn, shop, "cancelled", Some("cancelled_by_operator")).await;
+    let query = "SELECT certificate_id FROM orders WHERE public_id = $1";
+    let old: i64 = sqlx::query_scalar(query).bind(&issued).fetch_one(&mut conn).await.unwrap();
+    let mut renewed = 0;
+    let mut renew = async |conn: &mut PgConnection| {
+        renewed += 1;
+        let public_id = PublicId::from_random([renewed; 16]);
+        let new = NewRenewal {
+            old_certificate_id: old,
+            public_id: &public_id,
+            algorithm: None,
+            auto_renew: false,
+            is_automatic: false,
+        };
+        renewals::insert(conn, &new).await.unwrap()
+    };
+    let idle = renew(&mut conn).await;
+    for (name, days) in [("idle", 31), ("young", 29)] {
+        let names = CertificateNames {
+            name: name.to_owned(),
+            common_name: format!("{name}.shop.example.com"),
+            alternate_names: Vec::new(),
+        };
+        let public_id = PublicId::from_random([days; 16]);
+        let algorithm = KeyAlgorithm::EcdsaP256;
+        let new = ordered::insert(&mut conn, &public_id, shop, &names, algorithm, false).await.unwrap();
+        let age = format!("UPDATE certificates SET created_at = now() - interval '{days} days' WHERE id = {}", new.id);
+        sql(&mut conn, &age).await;
+    }
+    assert_eq!(ordered::cancel_idle(&mut conn, 10).await.unwrap(), 1);
+    assert_eq!(renewals::renewable(&mut conn, old).await.unwrap(), Renewable::Underway);
+    let age = format!(
+        "UPDATE certificates SET created_at = now() - interval '31 days' WHERE id = {} OR state = 'issued'",
+        idle.new_certificate_id
+    );
+    sql(&mut conn, &age).await;
+    assert_eq!(ordered::cancel_idle(&mut conn, 10).await.unwrap(), 1);
+    assert_eq!(ordered::cancel_idle(&mut conn, 10).await.unwrap(), 0);
+    let states = "SELECT state FROM certificates ORDER BY id";
+    assert_eq!(column(&mut conn, states).await, ["issued", "cancelled", "cancelled", "cancelled", "new"]);
+    assert!(!renewals::start(&mut conn, idle.id).await.unwrap());
+    assert_eq!(renewals::renewable(&mut conn, old).await.unwrap(), Renewable::Yes);
+    renew(&mut conn).await;
+    assert_eq!(column(&mut conn, "SELECT state FROM renewals ORDER BY id").await, ["cancelled", "new"]);
+
+    assert_eq!(ordered::purge_cancelled(&mut conn, YEAR, 10).await.unwrap(), 0);
+    sql(&mut conn, "UPDATE certificates SET updated_at = now() - interval '366 days'").await;
+    assert_eq!(ordered::purge_cancelled(&mut conn, YEAR, 1).await.unwrap(), 1);
+    assert_eq!(ordered::purge_cancelled(&mut conn, YEAR, 10).await.unwrap(), 1);
+    assert_eq!(column(&mut conn, states).await, ["issued", "cancelled", "new", "new"], "one has an order");
+    assert_eq!(column(&mut conn, "SELECT state FROM renewals").await, ["new"]);
+}
+
+#[tokio::test]
+async fn idempotency_keys_are_forgotten_after_a_day() {
+    let mut conn = connect(&migrated().await).await;
+    for key in ["old", "older", "young"] {
+        let of = KeyOf { caller: "domains", path: "path", key };
+        let Begun::Run(run) = idempotency_keys::begin(&mut conn, &of, &[7; 32], 30.0).await.unwrap() else {
+            panic!("{key} is taken");
+        };
+        assert!(idempotency_keys::keep(&mut conn, &of, run, 201, b"{}").await.unwrap());
+    }
+    let age = "UPDATE idempotency_keys SET created_at = now() - CASE key WHEN 'young' THEN interval '23 hours' ELSE interval '25 hours' END";
+    sql(&mut conn, age).await;
+    assert_eq!(idempotency_keys::purge(&mut conn, 1).await.unwrap(), 1);
+    assert_eq!(idempotency_keys::purge(&mut conn, 10).await.unwrap(), 1);
+    assert_eq!(column(&mut conn, "SELECT key FROM idempotency_keys").await, ["young"]);
+}
+
 /// Makes the purge due, waits until it has run, and returns what it says it found.
 async fn purged(pool: &PgPool) -> Value {
     const RUN: &str = "SELECT last_result FROM jobs
@@ -173,6 +254,14 @@ async fn the_scheduled_purge_goes_on_until_nothing_old_is_left() {
         "INSERT INTO domains (public_id, name, supplied_name, verification_token, deleted_at)
          SELECT md5('domain' || n), 'shop-' || n || '.example.com', 'shop', repeat(md5(n::text), 2), now()
          FROM generate_series(1, 1100) AS n",
+        "INSERT INTO certificates (public_id, domain_id, origin, state, algorithm, name, common_name, created_at)
+         SELECT md5('idle' || n), d.id, 'order', 'new', 'rsa2048', 'www', 'www.shop.example.com', now() - interval '31 days'
+         FROM domains d, generate_series(1, 1100) AS n WHERE d.deleted_at IS NULL",
+        "INSERT INTO certificates (public_id, domain_id, origin, state, algorithm, name, common_name, updated_at)
+         SELECT md5('given up' || n), d.id, 'order', 'cancelled', 'rsa2048', 'www', 'www.shop.example.com', now() - interval '2 years'
+         FROM domains d, generate_series(1, 1100) AS n WHERE d.deleted_at IS NULL",
+        "INSERT INTO idempotency_keys (caller, path, key, request_sha256, runs_until, created_at)
+         SELECT 'domains', 'path', n::text, sha256(''), now(), now() - interval '25 hours' FROM generate_series(1, 1100) AS n",
     ] {
         sql(&mut conn, statement).await;
     }
@@ -181,7 +270,8 @@ async fn the_scheduled_purge_goes_on_until_nothing_old_is_left() {
     programs.start("worker", "countersign-worker", &[], &settings);
     programs.serves("worker", &ready).await;
     let pool = PgPool::connect(&url).await.unwrap();
-    let left = "SELECT (SELECT count(*) FROM orders) + (SELECT count(*) FROM order_events) + (SELECT count(*) FROM certificates)
+    let left = "SELECT (SELECT count(*) FROM orders) + (SELECT count(*) FROM order_events) + (SELECT count(*) FROM certificates WHERE created_at > now() - interval '1 day')
+                     + (SELECT count(*) FROM certificates WHERE state = 'new') + (SELECT count(*) FROM idempotency_keys)
                      + (SELECT count(*) FROM domains WHERE deleted_at IS NOT NULL)";
     let all_gone = async || (sqlx::query_scalar::<_, i64>(left).fetch_one(&pool).await.unwrap() == 0).then_some(());
     assert!(waiting::poll(SOON, all_gone).await.is_some(), "{}", programs.output("worker"));

@@ -1,5 +1,5 @@
-//! Every hour: orders that ended longer than `RETAIN_FOR` ago, deleted domains that are cleaned up, and events older than 30
-//! days are deleted.
+//! Every hour: what nobody has issued for 30 days is given up; orders that ended, and what was given up, longer than `RETAIN_FOR`
+//! ago, deleted domains that are cleaned up, events older than 30 days and old idempotency keys are deleted.
 
 use std::time::Duration;
 
@@ -44,30 +44,17 @@ pub async fn run(pool: &PgPool, retain_for: Duration, lease: &Lease) {
 
 /// How many orders and domains went.
 async fn purge(pool: &PgPool, retain_for: Duration) -> Result<(u64, u64), StoreError> {
-    in_time(async {
-        let mut conn = pool.acquire().await?;
-        request_counts::purge(&mut conn).await?;
-        ordered::cancel_idle(&mut conn, BATCH).await?;
-        idempotency_keys::purge(&mut conn, 10 * BATCH).await
-    })
-    .await?;
-    loop {
-        let batch = in_time(async {
-            let mut tx = pool.begin().await?;
-            let batch = deliveries::purge(&mut tx, BATCH).await?;
-            tx.commit().await?;
-            Ok(batch)
-        });
-        if batch.await? < BATCH as u64 {
-            break;
-        }
+    let retain_secs = retain_for.as_secs_f64();
+    in_time(async { request_counts::purge(&mut *pool.acquire().await?).await }).await?;
+    for old in [Old::Idle, Old::GivenUp, Old::Keys, Old::Events] {
+        in_batches(pool, retain_secs, old).await?;
     }
-    let (mut orders, mut domains) = (0, 0);
+    let mut orders = 0;
     let mut after = Some(Cursor::default());
     while let Some(cursor) = after {
         let batch = in_time(async {
             let mut tx = pool.begin().await?;
-            let batch = purge::orders(&mut tx, retain_for.as_secs_f64(), cursor, BATCH).await?;
+            let batch = purge::orders(&mut tx, retain_secs, cursor, BATCH).await?;
             tx.commit().await?;
             Ok(batch)
         });
@@ -75,18 +62,45 @@ async fn purge(pool: &PgPool, retain_for: Duration) -> Result<(u64, u64), StoreE
         orders += deleted;
         after = next;
     }
+    // Not with the orders: domains are locked before them.
+    let domains = in_batches(pool, retain_secs, Old::Domains).await?;
+    Ok((orders, domains))
+}
+
+/// What one transaction after the other is asked for.
+#[derive(Clone, Copy)]
+enum Old {
+    /// Certificates that nobody has issued.
+    Idle,
+    /// Those that were given up before they had an order.
+    GivenUp,
+    /// Idempotency keys.
+    Keys,
+    Events,
+    /// Deleted domains.
+    Domains,
+}
+
+/// Until a transaction finds less than [`BATCH`] rows. Returns how many rows in all.
+async fn in_batches(pool: &PgPool, retain_secs: f64, old: Old) -> Result<u64, StoreError> {
+    let mut all = 0;
     loop {
-        // A transaction of its own: domains are locked before orders.
         let batch = in_time(async {
             let mut tx = pool.begin().await?;
-            let batch = purge::domains(&mut tx, BATCH).await?;
+            let found = match old {
+                Old::Idle => ordered::cancel_idle(&mut tx, BATCH).await?,
+                Old::GivenUp => ordered::purge_cancelled(&mut tx, retain_secs, BATCH).await?,
+                Old::Keys => idempotency_keys::purge(&mut tx, BATCH).await?,
+                Old::Events => deliveries::purge(&mut tx, BATCH).await?,
+                Old::Domains => purge::domains(&mut tx, BATCH).await?,
+            };
             tx.commit().await?;
-            Ok(batch)
+            Ok(found)
         });
-        let deleted = batch.await?;
-        domains += deleted;
-        if deleted < BATCH as u64 {
-            return Ok((orders, domains));
+        let found = batch.await?;
+        all += found;
+        if found < BATCH as u64 {
+            return Ok(all);
         }
     }
 }

@@ -161,22 +161,39 @@ pub async fn start(conn: &mut PgConnection, id: i64) -> Result<bool, StoreError>
     Ok(started.rows_affected() == 1)
 }
 
-/// Gives up orders that nobody has issued for 30 days, and renewals with their successors, at most `limit`.
-pub async fn cancel_idle(conn: &mut PgConnection, limit: i64) -> Result<(), StoreError> {
-    sqlx::query!(
-        "WITH idle AS (
+/// Gives up orders that nobody has issued for 30 days, and renewals with their successors, at most `limit`. Returns how many.
+pub async fn cancel_idle(conn: &mut PgConnection, limit: i64) -> Result<u64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"WITH idle AS (
              SELECT id FROM certificates WHERE state = 'new' AND created_at < now() - interval '30 days'
              LIMIT $1 FOR UPDATE SKIP LOCKED
          ), cancelled AS (
              UPDATE certificates c SET state = 'cancelled', updated_at = now() FROM idle WHERE c.id = idle.id RETURNING c.id
+         ), ended AS (
+             UPDATE renewals r SET state = 'cancelled', updated_at = now() FROM cancelled
+             WHERE r.new_certificate_id = cancelled.id AND r.state = 'new'
          )
-         UPDATE renewals r SET state = 'cancelled', updated_at = now() FROM cancelled
-         WHERE r.new_certificate_id = cancelled.id AND r.state = 'new'",
+         SELECT count(*) AS "count!" FROM cancelled"#,
+        limit
+    );
+    Ok(count.fetch_one(conn).await?.unsigned_abs())
+}
+
+/// Deletes at most `limit` that were given up longer than `retain_secs` ago without ever having had an order, with their
+/// renewals. Returns how many. Those that have one go with it.
+pub async fn purge_cancelled(conn: &mut PgConnection, retain_secs: f64, limit: i64) -> Result<u64, StoreError> {
+    let purged = sqlx::query!(
+        "DELETE FROM certificates WHERE id = ANY(ARRAY(
+             SELECT c.id FROM certificates c
+             WHERE c.state = 'cancelled' AND c.updated_at < now() - make_interval(secs => $1)
+               AND NOT EXISTS (SELECT FROM orders o WHERE o.certificate_id = c.id)
+             ORDER BY c.updated_at LIMIT $2 FOR UPDATE SKIP LOCKED))",
+        retain_secs,
         limit
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(purged.rows_affected())
 }
 
 /// Leaf and chain, leaf first; None until it is issued.
@@ -197,7 +214,7 @@ pub async fn private_key(conn: &mut PgConnection, id: i64) -> Result<Option<Stri
     Ok(pem.fetch_optional(conn).await?)
 }
 
-/// A TXT record that a certificate's open order waits for.
+/// A TXT record that the CA is to find for a certificate's open order.
 #[derive(Clone, Debug)]
 pub struct PendingChallenge {
     pub identifier: String,
@@ -206,7 +223,8 @@ pub struct PendingChallenge {
     pub seen_at: Option<OffsetDateTime>,
 }
 
-/// What its open order waits for, where the customer publishes.
+/// The records of its open order, whoever publishes them, but for names that are proved: those must stay until the CA has looked,
+/// and so they are shown after they were seen.
 pub async fn pending_challenges(conn: &mut PgConnection, id: i64) -> Result<Vec<PendingChallenge>, StoreError> {
     let challenges = sqlx::query_as!(
         PendingChallenge,
