@@ -3,6 +3,7 @@
 mod accounts;
 mod acme_account;
 mod audit;
+mod dns;
 mod jobs;
 mod migrate;
 mod orders;
@@ -38,6 +39,9 @@ enum Verb {
     /// See the queue; retry and park its jobs
     #[command(subcommand)]
     Jobs(jobs::Jobs),
+    /// Who publishes the TXT records of an account's domains, or of one domain
+    #[command(subcommand)]
+    Dns(dns::Dns),
     /// The accounts of /v2
     #[command(subcommand)]
     Accounts(accounts::Accounts),
@@ -66,6 +70,7 @@ impl Command {
             Verb::Migrate(migrate) => migrate.run().await.map(|()| Ended::Done),
             Verb::Orders(orders) => orders.run().await,
             Verb::Jobs(jobs) => jobs.run().await,
+            Verb::Dns(dns) => dns.run().await,
             Verb::Accounts(accounts) => accounts.run().await,
             Verb::Tokens(tokens) => tokens.run().await,
             Verb::Audit(audit) => audit.run().await,

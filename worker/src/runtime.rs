@@ -149,22 +149,20 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
 impl Tools {
     /// The facades, set up from the settings. No network yet.
     pub fn new(settings: &Settings, pool: PgPool) -> anyhow::Result<Self> {
-        let (allows_inward, ca_file) = (settings.webhooks.webhook_allow_private, settings.webhook_ca_file.as_deref());
-        let configured = crate::presenters::Configured::new(allows_inward, ca_file)?;
         Ok(Self {
             acme: crate::acme::Acme::new(settings.acme.settings()?, pool.clone())?,
             lookup: settings.dns.lookup()?,
             keys: crate::keys::KeyMaker::new(),
             webhooks: crate::webhooks::Webhooks::new(
-                allows_inward,
-                ca_file,
+                settings.webhooks.may.webhook_allow_private,
+                settings.webhooks.webhook_ca_file.as_deref(),
                 // Half of the lane: no account holds up all others.
                 Slots::most(settings.worker_slots.into(), Lane::Deliveries) / 2,
             )?,
             presenters: crate::presenters::Presenters::new(
                 pool.clone(),
                 settings.test_dns_management_url.as_ref(),
-                configured,
+                settings.webhooks.presenters()?,
             )?,
             challenge_zone: settings.delegation.challenge_zone.clone(),
             poll_interval: settings.poll_interval,

@@ -11,6 +11,8 @@ use countersign_shared::config::{
 use url::Url;
 
 use crate::acme;
+use crate::outward::SetupError;
+use crate::presenters::Configured;
 
 /// The worker of Countersign: places orders at the CA, watches DNS, and fetches certificates.
 #[derive(Parser)]
@@ -76,14 +78,28 @@ pub struct Settings {
     pub acme: AcmeArgs,
 
     #[command(flatten)]
-    pub webhooks: WebhookArgs,
-
-    /// PEM file of roots trusted for webhooks, besides the system's
-    #[arg(long, env = "WEBHOOK_CA_FILE", value_name = "PATH", help_heading = "Webhooks")]
-    pub webhook_ca_file: Option<PathBuf>,
+    pub webhooks: WebhookCallArgs,
 
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// How customers' servers are called.
+#[derive(Args)]
+#[command(next_help_heading = "Webhooks")]
+pub struct WebhookCallArgs {
+    #[command(flatten)]
+    pub may: WebhookArgs,
+
+    /// PEM file of roots trusted for webhooks, besides the system's
+    #[arg(long, env = "WEBHOOK_CA_FILE", value_name = "PATH")]
+    pub webhook_ca_file: Option<PathBuf>,
+}
+
+impl WebhookCallArgs {
+    pub fn presenters(&self) -> Result<Configured, SetupError> {
+        Configured::new(self.may.webhook_allow_private, self.webhook_ca_file.as_deref())
+    }
 }
 
 /// Which CA, and who we are there.

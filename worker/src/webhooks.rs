@@ -118,9 +118,7 @@ impl Webhooks {
             Ok(request) => request,
             Err(error) => return Sent::failed(error.to_string()),
         };
-        request = request
-            .header(CONTENT_TYPE, "application/json")
-            .header(REQUEST_ID, hex(&rand::random::<[u8; 16]>()));
+        request = request.header(CONTENT_TYPE, "application/json").header(REQUEST_ID, hex(&rand::random::<[u8; 16]>()));
         if let Some(key) = delivery.secret.as_deref().and_then(signing_key) {
             let (id, timestamp) = (&delivery.request_identifier, now.unix_timestamp());
             request = request

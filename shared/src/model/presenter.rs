@@ -120,8 +120,15 @@ impl PresenterSettings {
 pub type Fault = (&'static str, &'static str);
 
 /// Headers that are ours to set, or that would show a secret wherever the settings are shown.
-const RESERVED_HEADERS: [&str; 7] =
-    ["authorization", "connection", "content-length", "content-type", "host", "proxy-authorization", "transfer-encoding"];
+const RESERVED_HEADERS: [&str; 7] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "proxy-authorization",
+    "transfer-encoding",
+];
 const MOST_HEADERS: usize = 20;
 const LONGEST_TEXT: usize = 1024;
 

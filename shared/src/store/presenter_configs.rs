@@ -1,5 +1,6 @@
 //! `presenter_configs`: who publishes the TXT records of an account's domains, or of one of them.
 
+use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -23,6 +24,41 @@ pub struct PresenterConfig {
     pub settings: PresenterSettings,
     pub secret: Option<Secret>,
     pub created_at: OffsetDateTime,
+}
+
+/// One in force, as an operator sees it: whether there is a secret, and never which.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConfigLine {
+    pub id: i64,
+    pub account_id: i64,
+    /// None: every domain of the account that has none of its own.
+    pub domain: Option<String>,
+    /// With its kind.
+    pub settings: serde_json::Value,
+    pub has_secret: bool,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+/// At most `limit` of those in force: of one account or all, of one domain (and those of its account) or all.
+pub async fn list(
+    conn: &mut PgConnection,
+    account_id: Option<i64>,
+    domain_id: Option<i64>,
+    limit: i64,
+) -> Result<Vec<ConfigLine>, StoreError> {
+    let lines = sqlx::query_as!(
+        ConfigLine,
+        r#"SELECT c.id, c.account_id, d.name AS "domain?", c.settings, c.secret IS NOT NULL AS "has_secret!", c.created_at
+           FROM presenter_configs c LEFT JOIN domains d ON d.id = c.domain_id
+           WHERE c.replaced_at IS NULL AND d.deleted_at IS NULL AND ($1::bigint IS NULL OR c.account_id = $1)
+               AND ($2::bigint IS NULL OR c.domain_id IS NULL OR c.domain_id = $2)
+           ORDER BY c.account_id, d.name NULLS FIRST LIMIT $3"#,
+        account_id,
+        domain_id,
+        limit
+    );
+    Ok(lines.fetch_all(conn).await?)
 }
 
 /// Who would publish the records of an order that was made now: as the domain says, or by delegation if its challenge name

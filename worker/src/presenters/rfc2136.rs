@@ -206,7 +206,8 @@ fn behind_aliases(answer: &Message, name: &Name) -> Name {
 
 /// The zone that a name is in, as an answer to the question for its SOA tells.
 fn zone_of(answer: &Message, name: &Name) -> Option<Name> {
-    let mut soas = answer.answers.iter().chain(&answer.authorities).filter(|record| record.record_type() == RecordType::SOA);
+    let mut soas =
+        answer.answers.iter().chain(&answer.authorities).filter(|record| record.record_type() == RecordType::SOA);
     soas.find(|record| record.name.zone_of(name)).map(|record| record.name.clone())
 }
 

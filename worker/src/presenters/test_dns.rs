@@ -46,6 +46,10 @@ impl TestDns {
     async fn post(&self, what: &str, body: serde_json::Value) -> Result<(), PresenterError> {
         let url = self.management.join(what).expect("a plain word is a relative URL");
         let answer = self.http.post(url).json(&body).send().await.map_err(PresenterError::TestDns)?;
-        if answer.status().is_success() { Ok(()) } else { Err(PresenterError::TestDnsRefused(answer.status().as_u16())) }
+        if answer.status().is_success() {
+            Ok(())
+        } else {
+            Err(PresenterError::TestDnsRefused(answer.status().as_u16()))
+        }
     }
 }

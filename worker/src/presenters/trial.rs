@@ -15,9 +15,9 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Error)]
 pub enum TrialError {
-    #[error("the value could not be written: {0}")]
+    #[error("the value could not be written")]
     NotWritten(#[source] PresenterError),
-    #[error("the value could not be removed: {0}")]
+    #[error("the value could not be removed")]
     NotRemoved(#[source] PresenterError),
     #[error("DNS could not be asked about {owner}: {why}")]
     NotAsked { owner: String, why: String },
