@@ -1,12 +1,15 @@
 //! Every hour: what nobody has issued for 30 days is given up; orders that ended, and what was given up, longer than `RETAIN_FOR`
-//! ago, deleted domains that are cleaned up, events older than 30 days and old idempotency keys are deleted.
+//! ago, deleted domains that are cleaned up, events older than 30 days, old idempotency keys, and presenters' settings that were replaced
+//! and that no order needs are deleted.
 
 use std::time::Duration;
 
 use countersign_shared::store::certificates::ordered;
 use countersign_shared::store::jobs::Outcome;
 use countersign_shared::store::orders::purge::{self, Cursor};
-use countersign_shared::store::{PgPool, StoreError, deliveries, idempotency_keys, in_time, request_counts};
+use countersign_shared::store::{
+    PgPool, StoreError, deliveries, idempotency_keys, in_time, presenter_configs, request_counts,
+};
 use countersign_shared::telemetry::chain;
 
 use super::{failed, result};
@@ -46,7 +49,7 @@ pub async fn run(pool: &PgPool, retain_for: Duration, lease: &Lease) {
 async fn purge(pool: &PgPool, retain_for: Duration) -> Result<(u64, u64), StoreError> {
     let retain_secs = retain_for.as_secs_f64();
     in_time(async { request_counts::purge(&mut *pool.acquire().await?).await }).await?;
-    for old in [Old::Idle, Old::GivenUp, Old::Keys, Old::Events] {
+    for old in [Old::Idle, Old::GivenUp, Old::Keys, Old::Events, Old::Presenters] {
         in_batches(pool, retain_secs, old).await?;
     }
     let mut orders = 0;
@@ -77,6 +80,8 @@ enum Old {
     /// Idempotency keys.
     Keys,
     Events,
+    /// Settings of presenters that were replaced and that no order needs.
+    Presenters,
     /// Deleted domains.
     Domains,
 }
@@ -92,6 +97,7 @@ async fn in_batches(pool: &PgPool, retain_secs: f64, old: Old) -> Result<u64, St
                 Old::GivenUp => ordered::purge_cancelled(&mut tx, retain_secs, BATCH).await?,
                 Old::Keys => idempotency_keys::purge(&mut tx, BATCH).await?,
                 Old::Events => deliveries::purge(&mut tx, BATCH).await?,
+                Old::Presenters => presenter_configs::purge(&mut tx, BATCH).await?,
                 Old::Domains => purge::domains(&mut tx, BATCH).await?,
             };
             tx.commit().await?;
