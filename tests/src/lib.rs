@@ -12,6 +12,7 @@ pub mod checkout;
 pub mod demo;
 pub mod dns_front;
 pub mod dns_wire;
+pub mod name_server;
 pub mod name_servers;
 pub mod postgres_front;
 pub mod receiver;

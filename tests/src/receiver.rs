@@ -29,10 +29,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 
+use crate::stack::dns::Dns;
 use crate::stack::pebble::HttpsIdentity;
 
 /// What comes back from a path.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Manner {
     /// This status with this body.
     Answer(u16, String),
@@ -42,6 +43,10 @@ pub enum Manner {
     Hang,
     /// This status with a body of so many bytes.
     Flood(u16, u64),
+    /// 200, once the value that the body names was published at this DNS server.
+    Publish(Dns),
+    /// 200, once the value that the body names was removed there, and no other.
+    Withdraw(Dns),
 }
 
 /// A request as it came.
@@ -72,6 +77,9 @@ struct State {
     manners: BTreeMap<String, Manner>,
     received: Vec<Received>,
     sent: u64,
+    /// By owner name.
+    published: BTreeMap<String, Vec<String>>,
+    publishing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A running receiver. It ends when it is dropped.
@@ -126,6 +134,12 @@ impl Receiver {
         self.state().manners.insert(path.to_owned(), manner);
     }
 
+    /// Plays a DNS provider's service below a path, in the shape of lego's `httpreq`.
+    pub fn publish_at(&self, dns: &Dns, path: &str) {
+        self.behave(&format!("{path}/present"), Manner::Publish(dns.clone()));
+        self.behave(&format!("{path}/cleanup"), Manner::Withdraw(dns.clone()));
+    }
+
     /// What came to a path, in the order in which it came.
     pub fn received(&self, path: &str) -> Vec<Received> {
         self.state().received.iter().filter(|request| request.path == path).cloned().collect()
@@ -170,10 +184,11 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes().to_vec();
     let path = head.uri.path().to_owned();
+    let received = Received { method: head.method, path: path.clone(), headers: head.headers, body };
     let manner = {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         let manner = state.manners.get(&path).cloned();
-        state.received.push(Received { method: head.method, path, headers: head.headers, body });
+        state.received.push(received.clone());
         manner.unwrap_or(Manner::Answer(200, String::new()))
     };
     let response = Response::builder();
@@ -185,7 +200,41 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
         Manner::Flood(status, bytes) => {
             response.status(status).body(Answer { left: Bytes::new(), more: bytes, state: Some(state) })?
         }
+        Manner::Publish(dns) => {
+            publish(&dns, &state, &received.json(), true).await?;
+            response.body(whole(String::new()))?
+        }
+        Manner::Withdraw(dns) => {
+            publish(&dns, &state, &received.json(), false).await?;
+            response.body(whole(String::new()))?
+        }
     })
+}
+
+/// That server can only empty a name, so the values that stay are published again.
+async fn publish(dns: &Dns, state: &Mutex<State>, body: &Value, is_there: bool) -> Result<()> {
+    let [owner, value] = ["fqdn", "value"].map(|field| body[field].as_str().unwrap_or_default().to_owned());
+    let one_at_a_time = Arc::clone(&state.lock().unwrap_or_else(PoisonError::into_inner).publishing);
+    let _turn = one_at_a_time.lock().await;
+    let (was_there, values) = {
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = state.published.entry(owner.clone()).or_default();
+        let was_there = values.contains(&value);
+        values.retain(|other| *other != value);
+        values.extend(is_there.then(|| value.clone()));
+        (was_there, values.clone())
+    };
+    match (was_there, is_there) {
+        (false, true) => dns.set_txt(&owner, &value).await?,
+        (true, false) => {
+            dns.clear_txt(&owner).await?;
+            for other in values {
+                dns.set_txt(&owner, &other).await?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// A text, or so many bytes of nothing.

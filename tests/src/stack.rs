@@ -24,6 +24,7 @@ mod cleanup_tests;
 mod fronts;
 mod leftovers;
 
+use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -61,6 +62,7 @@ pub struct StackBuilder {
     leftovers_allowed: bool,
     acme_front: bool,
     fronts: fronts::Wanted,
+    resolver: Option<SocketAddr>,
 }
 
 impl StackBuilder {
@@ -118,6 +120,13 @@ impl StackBuilder {
         self
     }
 
+    /// The CA and our programs ask this server, and not the stack's own.
+    #[must_use]
+    pub fn resolver(mut self, server: SocketAddr) -> Self {
+        self.resolver = Some(server);
+        self
+    }
+
     /// Puts a front between the workers and the CA: [`Stack::front`].
     #[must_use]
     pub fn acme_front(mut self) -> Self {
@@ -140,6 +149,7 @@ impl StackBuilder {
         let processes = Processes::new(&folder, Lifetime::Owned)?;
         let mut plan = Plan::new(&folder, &folder, false, self.pebble_settings)?;
         plan.settings = self.settings;
+        plan.resolver = self.resolver;
         if let Some(password) = self.database_password {
             let url = plan.database_url().replacen('@', &format!(":{password}@"), 1);
             plan.settings.insert("DATABASE_URL".to_owned(), url);
@@ -207,6 +217,7 @@ impl Stack {
             leftovers_allowed: false,
             acme_front: false,
             fronts: fronts::Wanted::default(),
+            resolver: None,
         }
     }
 

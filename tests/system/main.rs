@@ -13,6 +13,7 @@ mod failures;
 mod issuance;
 mod lanes;
 mod outages;
+mod presenters;
 mod renewals;
 mod responder;
 mod restarts;

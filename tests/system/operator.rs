@@ -3,6 +3,7 @@
 //! What is only read or refused is tested on rows that no program made; what workers must do about it, on a stack.
 
 mod changing;
+mod dns;
 mod issuance;
 mod listener;
 mod parking;
@@ -54,7 +55,10 @@ fn command(url: &str, args: &[&str]) -> Command {
 }
 
 async fn ctl(url: &str, args: &[&str]) -> Said {
-    let mut command = command(url, args);
+    said(command(url, args)).await
+}
+
+async fn said(mut command: Command) -> Said {
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let code = output.status.code().expect("it was killed");

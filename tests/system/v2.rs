@@ -5,6 +5,7 @@
 mod bodies;
 mod client;
 mod client_errors;
+mod dynamic_updates;
 mod indexes;
 mod lists;
 mod policies;

@@ -51,6 +51,11 @@ pub fn forbids_colour() -> bool {
     !given(&["NO_COLOR"]).is_empty()
 }
 
+/// Whether this is a machine of continuous integration, where nothing may be left out.
+pub fn is_ci() -> bool {
+    given(&["CI"]).get("CI").is_some_and(|value| value == "true")
+}
+
 pub fn program_folders() -> Vec<PathBuf> {
     let path = std::env::vars_os().find(|(name, _)| name == "PATH");
     path.map(|(_, path)| std::env::split_paths(&path).collect()).unwrap_or_default()

@@ -63,7 +63,7 @@ impl StackBuilder {
         self
     }
 
-    /// Puts a front between our processes and DNS: [`Stack::dns_front`]. The CA goes on asking the stack's DNS server.
+    /// Puts a front between our processes and DNS: [`Stack::dns_front`]. The CA goes on asking without it.
     #[must_use]
     pub fn dns_front(mut self) -> Self {
         self.fronts.dns = true;

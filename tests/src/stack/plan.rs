@@ -44,6 +44,9 @@ pub struct Plan {
     pub folder: PathBuf,
     pub postgres: Postgres,
     pub dns: DnsServer,
+    /// Another server that the CA and our programs ask instead.
+    #[serde(default)]
+    pub resolver: Option<SocketAddr>,
     pub pebble: Pebble,
     /// Where there are name servers of ours.
     #[serde(default)]
@@ -61,6 +64,7 @@ impl Plan {
             folder: folder.to_owned(),
             postgres: Postgres::new(&data_folder.join(postgres::NAME), durable)?,
             dns: DnsServer::new()?,
+            resolver: None,
             pebble: Pebble::new(&folder.join("ca"), pebble_settings)?,
             recursor: None,
             replicas: BTreeMap::new(),
@@ -98,7 +102,11 @@ impl Plan {
 
     /// `host:port` of the resolver that the CA and our processes ask.
     pub fn resolver_address(&self) -> String {
-        self.recursor.as_ref().map_or_else(|| self.dns.address(), RecursorPlan::address)
+        match (&self.resolver, &self.recursor) {
+            (Some(resolver), _) => resolver.to_string(),
+            (None, Some(recursor)) => recursor.address(),
+            (None, None) => self.dns.address(),
+        }
     }
 
     /// Where our name servers answer, `dns-1` first.
