@@ -1,6 +1,7 @@
 //! DNS look-ups: the only users of hickory-resolver.
 
 mod authoritative;
+mod examine;
 mod lookup;
 mod question;
 

@@ -100,6 +100,10 @@ impl fmt::Display for DnsName {
 }
 
 /// A stored name in U-labels, for people; A-labels that are none stay as they are.
+pub fn registrable(name: &str) -> &str {
+    psl::domain_str(name).unwrap_or(name)
+}
+
 pub fn unicode(name: &str) -> String {
     idna::domain_to_unicode(name).0
 }
