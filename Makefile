@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Without --package, so that cargo unites the same features as for the whole workspace and compiles no dependency twice.
 STACK = $(CARGO) run --locked --quiet --bin countersign-stack --
 
-.PHONY: help prepare build demo test test-all chaos up down check openapi fuzz fuzz-api sql-metadata
+.PHONY: help prepare build demo test test-all chaos up down check deploy-check openapi fuzz fuzz-api sql-metadata
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ check: prepare ## Formatting, lints, documentation, SQL metadata
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	$(STACK) sql-metadata --check
+
+deploy-check: ## Lint the Dockerfiles, the compose file and the rendered Kubernetes manifests (needs python3-venv and npm)
+	@sh tests/deploy-check
 
 openapi: build ## Rewrite api/openapi.json after a change of a handler or a wire type
 	$(CARGO) run --locked --quiet --bin countersign-api -- --print-openapi > api/openapi.json.new

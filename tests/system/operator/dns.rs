@@ -253,7 +253,7 @@ async fn a_webhook_is_set_once_it_has_written_and_removed_what_dns_shows() {
     let url = stack.database_url();
     let mut conn = connect(&url).await;
     domain(&mut conn, "shop.example.com", "pending").await;
-    let (resolver, root) = (stack.plan().resolver(), receiver.root_file());
+    let (resolver, root) = (stack.plan().resolver_address(), receiver.root_file());
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("secret");
     std::fs::write(&file, "p4ss\n").unwrap();
