@@ -4,6 +4,7 @@
 
 mod crates;
 mod dependencies;
+mod deploy;
 mod failure_codes;
 mod layout;
 mod schema;

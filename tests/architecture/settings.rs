@@ -7,7 +7,7 @@ use std::process::Command;
 use countersign_tests::checkout;
 
 /// The environment variables that `--help` of a binary and of all its verbs names.
-fn settings(binary: &str, verbs: &[String]) -> BTreeSet<String> {
+pub(crate) fn settings(binary: &str, verbs: &[String]) -> BTreeSet<String> {
     let program = checkout::binary(binary).unwrap();
     let output = Command::new(program).args(verbs).arg("--help").env_clear().output().unwrap();
     assert!(output.status.success(), "{binary} {verbs:?} --help: {}", output.status);
