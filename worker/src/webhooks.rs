@@ -147,6 +147,7 @@ fn signature(key: &[u8], id: &str, timestamp: i64, body: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outward::outward_only;
 
     #[test]
     fn the_signature_is_that_of_the_specification() {

@@ -143,7 +143,7 @@ pub async fn find_by_name(
 pub async fn find_anywhere(conn: &mut PgConnection, named: &str) -> Result<Option<AccountDomain>, StoreError> {
     let domain = sqlx::query_as!(
         AccountDomain,
-        "SELECT id, account_id, name, created_at, updated_at FROM domains
+        "SELECT id, account_id, name, delegation_label, created_at, updated_at FROM domains
          WHERE (name = lower($1) OR public_id = $1 OR id = $2) AND deleted_at IS NULL",
         named.trim_end_matches('.'),
         named.parse::<i64>().ok()
