@@ -1,5 +1,7 @@
 //! The API's description, OpenAPI 3.1, from the handlers and wire types themselves; and a page for people.
 
+mod headers;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -8,6 +10,7 @@ use axum::response::IntoResponse;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
+use self::headers::SharedHeaders;
 use crate::lifecycle::handlers;
 use crate::v2::{self, certificates, identity, renewals, webhooks};
 
@@ -117,7 +120,7 @@ pub(crate) enum AnyCall {
         (name = "Certificates of an account", description = "Ordered, then issued in the background, then downloaded."),
         (name = "Webhooks", description = "Where an account is told of its events.")
     ),
-    modifiers(&BearerToken)
+    modifiers(&BearerToken, &SharedHeaders)
 )]
 struct Description;
 
@@ -182,5 +185,37 @@ mod tests {
                 assert!(call["responses"][status]["content"]["application/json"].is_object(), "{call}");
             }
         }
+    }
+
+    #[test]
+    fn calls_that_layers_surround_have_their_headers_and_refusals() {
+        let description: serde_json::Value = serde_json::from_str(&document()).unwrap();
+        let mut keyed = 0;
+        for (path, item) in description["paths"].as_object().unwrap() {
+            for (method, call) in item.as_object().unwrap() {
+                let is_keyed = method == "post" && !path.ends_with("/verify") && !path.ends_with("/check");
+                keyed += usize::from(is_keyed);
+                let parameters = call["parameters"].as_array().into_iter().flatten();
+                let takes_key = parameters.filter(|parameter| parameter["name"] == "Idempotency-Key").count();
+                assert_eq!(takes_key, usize::from(is_keyed), "{method} {path}");
+                for (status, response) in call["responses"].as_object().unwrap() {
+                    let headers = &response["headers"];
+                    for name in ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"] {
+                        assert_eq!(headers[name].is_object(), path.starts_with("/v2/"), "{method} {path} {status}");
+                    }
+                    let may_be_replayed = is_keyed && status.starts_with('2');
+                    assert_eq!(
+                        headers["Idempotency-Replayed"].is_object(),
+                        may_be_replayed,
+                        "{method} {path} {status}"
+                    );
+                }
+                for status in ["400", "409", "422"].into_iter().filter(|_| is_keyed) {
+                    let content = &call["responses"][status]["content"]["application/json"];
+                    assert!(content["schema"]["$ref"].is_string(), "{method} {path} {status}");
+                }
+            }
+        }
+        assert_eq!(keyed, 9);
     }
 }
