@@ -8,7 +8,10 @@ use std::process::{Command, Output};
 use countersign_tests::checkout;
 use countersign_tests::stack::Stack;
 use countersign_tests::stack::accounts::{ALL_SCOPES, DEFAULT};
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::facts::SOON;
 
 const VERSION: &str = "schemathesis==4.32.5";
 /// For each surface, in seconds.
@@ -39,6 +42,22 @@ async fn fuzz(program: PathBuf, stack: &Stack, token: &str, paths: &str, checks:
     tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
 }
 
+/// A certificate that can be shown, downloaded and renewed: number 1, of domain 1 of the default account.
+async fn issue_one(stack: &Stack, token: &str) {
+    let domain = stack.api().register("shop.example.com").await;
+    let api = stack.api().with_token(Some(token));
+    let certificates = "/v2/1/domains/shop.example.com/certificates";
+    let order = api.request(Method::POST, &format!("{certificates}/letsencrypt")).json(&json!({"name": "api"}));
+    assert_eq!(api.send(order).await.unwrap().expect(201)["data"]["id"], 1, "of domain {}", domain.id);
+    let issue = api.request(Method::POST, &format!("{certificates}/letsencrypt/1/issue"));
+    api.send(issue).await.unwrap().expect(202);
+    let issued = async || {
+        let shown = api.send(api.request(Method::GET, &format!("{certificates}/1"))).await.unwrap().expect(200);
+        (shown["data"]["state"] == "issued").then_some(())
+    };
+    stack.wait_until("the certificate is issued", SOON, issued).await;
+}
+
 /// What the API has answered with a 5xx: method, route and status.
 fn server_errors(stack: &Stack) -> Vec<(String, String, u64)> {
     let log = stack.log("api-1");
@@ -55,12 +74,17 @@ fn server_errors(stack: &Stack) -> Vec<(String, String, u64)> {
 async fn no_request_of_a_machine_gets_an_answer_that_is_not_described() {
     let program = match schemathesis() {
         Ok(program) => program,
-        Err(why) => return println!("skipped, for want of schemathesis (package python3-venv): {why}"),
+        Err(why) => {
+            let is_demanded = std::env::var("CI").is_ok_and(|value| value == "true");
+            assert!(!is_demanded, "schemathesis cannot be had: {why}");
+            return println!("skipped, for want of schemathesis (package python3-venv): {why}");
+        }
     };
     let stack =
         Stack::builder().setting("RATE_LIMIT", "0").setting("POLL_TIMEOUT", "10m").leftovers_allowed().start().await;
     let token = stack.token(DEFAULT, ALL_SCOPES).secret;
-    stack.api().register("shop.example.com").await;
+    stack.set_presenter(DEFAULT, "test-dns");
+    issue_one(&stack, &token).await;
 
     let described = "status_code_conformance,content_type_conformance,response_schema_conformance";
     let (of_v2, of_domains) = (format!("{described},not_a_server_error"), described);
