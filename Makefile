@@ -47,8 +47,9 @@ openapi: build ## Rewrite api/openapi.json after a change of a handler or a wire
 	$(CARGO) run --locked --quiet --bin countersign-api -- --print-openapi > api/openapi.json.new
 	mv api/openapi.json.new api/openapi.json
 
-fuzz: ## Feed the parser of names with random bytes for a minute (needs cargo-fuzz)
+fuzz: ## Feed the parser of names, then the name server, with random bytes for a minute each (needs cargo-fuzz)
 	$(CARGO) fuzz run --fuzz-dir tests/fuzz --sanitizer none identifier -- -max_total_time=60
+	$(CARGO) fuzz run --fuzz-dir tests/fuzz --sanitizer none packet -- -max_total_time=60
 
 fuzz-api: build ## Send both APIs requests that a machine thinks of, for a minute (needs python3-venv)
 	@sh tests/prepare all

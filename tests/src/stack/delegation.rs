@@ -37,8 +37,15 @@ impl RecursorPlan {
     }
 
     pub(super) async fn start(&self, plan: &Plan, processes: &Processes) -> Result<()> {
-        let mut launch = Launch::new(NAME, checkout::binary("countersign-stack")?)
-            .args([NAME, "--port", &self.port.to_string(), "--upstream", &plan.dns.address(), "--zone", ZONE]);
+        let mut launch = Launch::new(NAME, checkout::binary("countersign-stack")?).args([
+            NAME,
+            "--port",
+            &self.port.to_string(),
+            "--upstream",
+            &plan.dns.address(),
+            "--zone",
+            ZONE,
+        ]);
         for address in plan.name_servers() {
             launch = launch.args(["--name-server", &address.to_string()]);
         }

@@ -1,9 +1,13 @@
 //! Delegated domains, from the one CNAME record to their certificates, also while a name server is lost.
 
+use countersign_tests::acme_front::{Kind, Moment};
 use countersign_tests::stack::Stack;
 use countersign_tests::stack::delegation::{ZONE, target};
 use serde_json::Value;
 use sqlx::query_scalar;
+
+use crate::facts::{SOON, all_become_active, has_one_certificate_each, names};
+use crate::renewals::automatic::job_runs;
 
 #[tokio::test]
 async fn a_delegated_domain_becomes_active_with_no_txt_record_set_by_hand() {
@@ -19,7 +23,9 @@ async fn a_delegated_domain_becomes_active_with_no_txt_record_set_by_hand() {
     assert_eq!(stack.api().verify(&domain.id).await.status, "verified");
     let issued = stack.api().try_issue(&domain.id).await.unwrap().expect(202);
     assert_eq!(issued["delegation"]["cname_target"], delegation["cname_target"]);
-    let active = stack.becomes_active(&domain.id).await;
+    stack.becomes_active(&domain.id).await;
+    job_runs(&stack).await;
+    let active = stack.api().fetch(&domain.id).await;
     let certificate = &active.more["certificate"];
     assert!(certificate["renews_at"].is_string() && certificate.get("act_by").is_none(), "{certificate}");
     assert_eq!(active.more["delegation"]["cname_target"], delegation["cname_target"]);
@@ -35,4 +41,23 @@ async fn a_domain_that_is_not_delegated_is_renewed_by_a_person() {
     let domain = stack.active_domain("shop.example.com").await;
     let certificate = &domain.more["certificate"];
     assert!(certificate["act_by"].is_string() && certificate["renews_at"] == Value::Null, "{certificate}");
+}
+
+#[tokio::test]
+async fn a_name_server_killed_during_validation_costs_no_order() {
+    let stack = Stack::builder().responders(2).acme_front().start().await;
+    let mut domains = Vec::new();
+    stack.front().hold(Kind::Challenge);
+    for name in names(4) {
+        let domain = stack.delegated_domain(&name).await;
+        domains.push((domain.clone(), stack.api().issue(&domain.id).await));
+    }
+    let all_held = async || (stack.front().held(Kind::Challenge, Moment::Before) == domains.len()).then_some(());
+    stack.wait_until("all challenges are about to be answered", SOON, all_held).await;
+    stack.kill("dns-1");
+    stack.front().release();
+    all_become_active(&stack, &domains).await;
+    has_one_certificate_each(&stack, &domains).await;
+    assert_eq!(stack.ca().orders_placed().unwrap(), domains.len(), "no order was placed again");
+    stack.finish().await;
 }

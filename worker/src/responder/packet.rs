@@ -6,12 +6,11 @@ use std::net::SocketAddr;
 
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::ProtoError;
-use hickory_server::proto::op::{Edns, Metadata, ResponseCode};
+use hickory_server::proto::op::{Edns, Header, LowerQuery, Metadata, ResponseCode, emit_message_parts};
 use hickory_server::proto::rr::rdata::{HINFO, TXT};
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::proto::serialize::binary::BinEncoder;
-use hickory_server::server::{Request, ResponseInfo};
-use hickory_server::zone_handler::MessageResponseBuilder;
+use hickory_server::server::Request;
 
 use super::zone::{Label, PASSING_TTL, Place, Zone};
 
@@ -22,6 +21,13 @@ const PLAIN_UDP: u16 = 512;
 const EDNS_UDP: u16 = 1232;
 /// The most that one string of a TXT record holds.
 const TXT_STRING: usize = 255;
+
+/// How a question came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
 
 /// What is to be done about a packet.
 pub enum Heard {
@@ -57,7 +63,7 @@ struct Content {
 
 impl Zone {
     /// Reads a packet, and answers it where that needs nothing but the zone itself.
-    pub fn hear(&self, packet: &[u8], from: SocketAddr, by: Protocol) -> Heard {
+    pub fn hear(&self, packet: &[u8], from: SocketAddr, by: Transport) -> Heard {
         // What is shorter than a header, or an answer itself, is not answered: two servers could go on for ever.
         if packet.len() < HEADER || packet[2] & 0x80 != 0 {
             return Heard::Nothing;
@@ -69,14 +75,18 @@ impl Zone {
         if packet[4..6] != [0, 1] {
             return form_error;
         }
-        let Ok(request) = Request::from_bytes(packet.to_vec(), from, by) else {
+        let protocol = match by {
+            Transport::Udp => Protocol::Udp,
+            Transport::Tcp => Protocol::Tcp,
+        };
+        let Ok(request) = Request::from_bytes(packet.to_vec(), from, protocol) else {
             return form_error;
         };
         let [query] = request.queries.queries() else {
             return form_error;
         };
         let name = query.original().name();
-        // A question is copied into its answer as it is, where a compressed name would mean another one.
+        // Nobody compresses the first name of a message; what it would point to is not a name.
         let length = name.len() + usize::from(!name.is_root());
         if request.queries.as_bytes().len() != length + 4 {
             return form_error;
@@ -119,7 +129,9 @@ impl Question {
     }
 
     pub fn answer(&self, zone: &Zone, found: &Found) -> Vec<u8> {
-        let [query] = self.request.queries.queries() else { unreachable!("a message with one question became a Question") };
+        let [query] = self.request.queries.queries() else {
+            unreachable!("a message with one question became a Question")
+        };
         let name = query.original().name();
         let records = match (found, query.query_type()) {
             (Found::Away, _) => return answer(&self.request, ResponseCode::ServFail, false, &Content::default()),
@@ -170,8 +182,8 @@ fn answer(request: &Request, code: ResponseCode, authoritative: bool, content: &
         (Protocol::Udp, Some(asked)) => asked.max_payload().clamp(PLAIN_UDP, EDNS_UDP),
         _ => u16::MAX,
     };
-    let encoded = encode(request, metadata, edns.as_ref(), content, most).and_then(|(info, bytes)| {
-        if !info.truncation || request.protocol() != Protocol::Udp {
+    let encoded = encode(request, metadata, edns.as_ref(), content, most).and_then(|(header, bytes)| {
+        if !header.metadata.truncation || request.protocol() != Protocol::Udp {
             return Ok(bytes);
         }
         // A part of them is of no use: whoever sees TC asks again by TCP.
@@ -190,17 +202,21 @@ fn encode(
     edns: Option<&Edns>,
     content: &Content,
     most: u16,
-) -> Result<(ResponseInfo, Vec<u8>), ProtoError> {
+) -> Result<(Header, Vec<u8>), ProtoError> {
     let mut bytes = Vec::with_capacity(PLAIN_UDP.into());
     let mut encoder = BinEncoder::new(&mut bytes);
     encoder.set_max_size(most);
-    let response = MessageResponseBuilder::new(&request.queries, edns).build(
-        metadata,
-        &content.answers,
-        &content.authorities,
-        [],
-        &content.additionals,
-    );
-    let info = response.destructive_emit(&mut encoder)?;
-    Ok((info, bytes))
+    // As they were asked, in their own case, and so that the names of the records can point to them.
+    let mut queries = request.queries.queries().iter().map(LowerQuery::original);
+    let header = emit_message_parts(
+        &metadata,
+        &mut queries,
+        &mut content.answers.iter(),
+        &mut content.authorities.iter(),
+        &mut content.additionals.iter(),
+        edns,
+        None,
+        &mut encoder,
+    )?;
+    Ok((header, bytes))
 }

@@ -36,6 +36,7 @@ pub(super) struct Records {
     unheard_of: Lane,
     away: watch::Sender<bool>,
     reading: TaskTracker,
+    began_at: Instant,
 }
 
 struct Lane {
@@ -130,6 +131,7 @@ impl Records {
             state: Mutex::default(),
             away: watch::Sender::new(true),
             reading: TaskTracker::new(),
+            began_at: Instant::now(),
         })
     }
 
@@ -215,8 +217,8 @@ impl Records {
                     }
                     None => (What::Nothing, Found::Nothing),
                 };
-                if is_latest {
-                    state.keep(label, Kept { what, read_at, has_changed: false });
+                if is_latest || state.kept.get(&label).is_none_or(|kept| kept.read_at < read_at) {
+                    state.keep(label, Kept { what, read_at, has_changed: !is_latest });
                 }
                 found
             }
@@ -256,13 +258,21 @@ impl Records {
     /// What was read no longer holds. What somebody has asked for is read again at once, so that it is known should the database go.
     fn changed(self: &Arc<Self>, label: Label) {
         let (now, mut state) = (Instant::now(), self.state());
-        state.reads.remove(&label);
-        match state.kept.get_mut(&label) {
-            Some(kept @ Kept { what: What::Values(_), .. }) => {
+        let is_being_read = state.reads.remove(&label).is_some();
+        let has_values = match state.kept.get_mut(&label) {
+            Some(kept) if kept.is_known() => {
                 kept.has_changed = true;
-                self.begin_read(&mut state, label, now);
+                matches!(kept.what, What::Values(_))
             }
-            _ => state.keep(label, Kept { what: What::Announced, read_at: now, has_changed: true }),
+            _ => {
+                // As old as can be, so that whatever is being read replaces it.
+                let announced = Kept { what: What::Announced, read_at: self.began_at, has_changed: true };
+                state.keep(label, announced);
+                false
+            }
+        };
+        if is_being_read || has_values {
+            self.begin_read(&mut state, label, now);
         }
     }
 

@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_server::net::xfer::Protocol;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::packet::Heard;
+use super::packet::{Heard, Transport};
 use super::records::Records;
 use super::zone::Zone;
 
@@ -65,7 +64,7 @@ impl Responder {
                     continue;
                 }
             };
-            let question = match self.zone.hear(&packet[..length], from, Protocol::Udp) {
+            let question = match self.zone.hear(&packet[..length], from, Transport::Udp) {
                 Heard::Nothing => continue,
                 Heard::Answer(answer) => {
                     send(&socket, &answer, from).await;
@@ -117,7 +116,7 @@ impl Responder {
         loop {
             let asked = tokio::time::timeout(ASK_WITHIN, read_framed(&mut stream));
             let Some(Ok(packet)) = stop.run_until_cancelled(asked).await else { return Ok(()) };
-            let answer = match self.zone.hear(&packet?, from, Protocol::Tcp) {
+            let answer = match self.zone.hear(&packet?, from, Transport::Tcp) {
                 Heard::Nothing => return Ok(()),
                 Heard::Answer(answer) => answer,
                 Heard::Asks(question) => {

@@ -69,7 +69,9 @@ impl Zone {
         let contact = match contact {
             None => apex.prepend_label("hostmaster")?,
             Some(text) => match text.split_once('@') {
-                Some((mailbox, host)) => name(host)?.prepend_label(mailbox).context("DNS_CONTACT is no mail address")?,
+                Some((mailbox, host)) => {
+                    name(host)?.prepend_label(mailbox).context("DNS_CONTACT is no mail address")?
+                }
                 None => name(text)?,
             },
         };
@@ -119,7 +121,8 @@ impl Zone {
 
     /// The addresses of a name server, of one type, under the name as it was asked for.
     pub(super) fn at_name_server(&self, asked: &Name, record_type: RecordType) -> Vec<Record> {
-        let of_it = self.addresses.iter().filter(|address| address.name == *asked && address.record_type() == record_type);
+        let of_it =
+            self.addresses.iter().filter(|address| address.name == *asked && address.record_type() == record_type);
         of_it.map(|address| Record::from_rdata(asked.clone(), STANDING_TTL, address.data.clone())).collect()
     }
 
