@@ -9,12 +9,15 @@ mod verify;
 mod view;
 mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_shared::dns::TxtLookup;
 use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::store::PgPool;
 use tokio::sync::broadcast;
+
+use crate::diagnosis::Practice;
 
 /// What the handlers need.
 pub(crate) struct App {
@@ -26,4 +29,5 @@ pub(crate) struct App {
     pub(crate) allow_special_use_names: bool,
     /// Where challenges can be delegated to.
     pub(crate) challenge_zone: Option<ChallengeZone>,
+    pub(crate) practice: Arc<Practice>,
 }

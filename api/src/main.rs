@@ -3,6 +3,7 @@
 //! It holds no CA account key and never talks to the CA. Start reading at [`routes`].
 
 mod auth;
+mod diagnosis;
 mod docs;
 mod idempotency;
 mod json;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use countersign_shared::config::{self, secret};
+use countersign_shared::doctor::Doctor;
 use countersign_shared::model::identifier::SUFFIX_LIST;
 use countersign_shared::store::{PgPool, notifications, orders};
 use countersign_shared::{lifecycle as process, ops as health, telemetry};
@@ -29,6 +31,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::App;
+use crate::diagnosis::Practice;
 use crate::limits::Places;
 use crate::settings::Settings;
 use crate::v2::{Rates, V2};
@@ -77,6 +80,11 @@ async fn run() -> anyhow::Result<()> {
     // Not before: a caller would wait for an answer that nobody gives.
     let listener = settings.server_addr.bind().await?;
 
+    let practice = Arc::new(Practice::new(Doctor {
+        authoritative: settings.dns.authoritative()?,
+        challenge_zone: settings.delegation.challenge_zone.clone(),
+        caa_identities: settings.caa.caa_identities.clone(),
+    }));
     let app = Arc::new(App {
         lookup: settings.dns.lookup()?,
         pool: pool.clone(),
@@ -84,6 +92,7 @@ async fn run() -> anyhow::Result<()> {
         place_wait: settings.place_wait,
         allow_special_use_names: settings.allow_special_use_names,
         challenge_zone: settings.delegation.challenge_zone.clone(),
+        practice: Arc::clone(&practice),
     });
     tracing::info!(address = %settings.server_addr, version = env!("CARGO_PKG_VERSION"), "ready");
     started.set();
@@ -100,6 +109,7 @@ async fn run() -> anyhow::Result<()> {
         allow_manual: settings.allow_manual,
         require_verified: settings.require_verified,
         allow_private_webhooks: settings.webhooks.webhook_allow_private,
+        practice,
     });
     let router = routes::public(&settings.public_apis, app, auth_token, v2, Places::new(settings.max_requests.into()));
     serve::serve(listener, router, settings.max_connections.into(), stop, settings.shutdown_grace).await;

@@ -92,12 +92,14 @@ pub(crate) enum AnyCall {
         handlers::check,
         handlers::retry,
         handlers::certificate,
+        handlers::diagnosis,
         identity::whoami,
         identity::accounts,
         v2::domains::list,
         v2::domains::create,
         v2::domains::show,
         v2::domains::delete,
+        v2::domains::diagnosis,
         certificates::list,
         certificates::show,
         certificates::download,
@@ -177,7 +179,7 @@ mod tests {
         assert_eq!(description["openapi"], "3.1.0");
         let paths = description["paths"].as_object().unwrap();
         let calls: Vec<_> = paths.values().flat_map(|path| path.as_object().unwrap().values()).collect();
-        assert_eq!(calls.len(), 28);
+        assert_eq!(calls.len(), 30);
         let mut ids = HashSet::new();
         for call in calls {
             assert!(ids.insert(call["operationId"].as_str().unwrap().to_owned()), "twice: {}", call["operationId"]);

@@ -51,6 +51,7 @@ fn domains(app: Arc<App>, auth_token: Option<Secret>) -> Router {
         .route("/domains/{id}/issue-certificate", guarded(idempotent(post(handlers::issue))))
         .route("/domains/{id}/check", guarded(post(handlers::check)))
         .route("/domains/{id}/retry", guarded(idempotent(post(handlers::retry))))
+        .route("/domains/{id}/diagnosis", guarded(get(handlers::diagnosis)))
         .route("/domains/{id}/certificate", guarded(get(handlers::certificate)))
         .with_state(app)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use countersign_shared::config::{
-    AdminArgs, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs, bounded_duration,
+    AdminArgs, CaaArgs, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs, bounded_duration,
 };
 
 /// The HTTP API of Countersign: registers domains, verifies them, and orders certificates that workers issue.
@@ -79,6 +79,9 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) delegation: DelegationArgs,
+
+    #[command(flatten)]
+    pub(crate) caa: CaaArgs,
 
     #[command(flatten)]
     pub(crate) webhooks: WebhookArgs,

@@ -24,6 +24,7 @@ use countersign_shared::store::PgPool;
 
 pub(crate) use rates::Rates;
 
+use crate::diagnosis::Practice;
 use crate::limits::{Places, Say};
 use crate::{idempotency, routes};
 
@@ -40,6 +41,7 @@ pub(crate) struct V2 {
     pub(crate) require_verified: bool,
     /// Whether webhooks may lead into our own network.
     pub(crate) allow_private_webhooks: bool,
+    pub(crate) practice: Arc<Practice>,
 }
 
 /// Below `/v2`.
@@ -51,6 +53,7 @@ pub(crate) fn router(v2: Arc<V2>, places: Places) -> Router {
         .route("/accounts", get(identity::accounts))
         .route("/{account}/domains", get(domains::list).post(domains::create))
         .route("/{account}/domains/{domain}", get(domains::show).delete(domains::delete))
+        .route("/{account}/domains/{domain}/diagnosis", get(domains::diagnosis))
         .route(CERTIFICATES, get(certificates::list))
         .route(&certificate("/{certificate}"), get(certificates::show))
         .route(&certificate("/{certificate}/download"), get(certificates::download))

@@ -168,6 +168,15 @@ impl DnsArgs {
     }
 }
 
+/// How the CA is named in CAA records.
+#[derive(Args)]
+#[command(next_help_heading = "DNS")]
+pub struct CaaArgs {
+    /// Names by which the CA knows itself in CAA records, separated by commas; letsencrypt.org where it is Let's Encrypt
+    #[arg(long, env = "CAA_IDENTITIES", value_delimiter = ',', value_name = "NAMES")]
+    pub caa_identities: Vec<String>,
+}
+
 /// Where customers can delegate their challenges to.
 #[derive(Args)]
 #[command(next_help_heading = "Delegation")]

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod dns;
+pub mod doctor;
 pub mod lifecycle;
 pub mod model;
 pub mod operator;

@@ -4,6 +4,7 @@ mod accounts;
 mod acme_account;
 mod audit;
 mod dns;
+mod doctor;
 mod jobs;
 mod migrate;
 mod orders;
@@ -51,6 +52,8 @@ enum Verb {
     /// Who did what with a token of /v2
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Say what is wrong with a name's DNS, and which record to set; exits with 4 where certificates are in danger
+    Doctor(Box<doctor::Doctor>),
     /// The ACME account that all orders share
     #[command(subcommand)]
     AcmeAccount(acme_account::AcmeAccount),
@@ -74,6 +77,7 @@ impl Command {
             Verb::Accounts(accounts) => accounts.run().await,
             Verb::Tokens(tokens) => tokens.run().await,
             Verb::Audit(audit) => audit.run().await,
+            Verb::Doctor(doctor) => doctor.run().await,
             Verb::AcmeAccount(account) => account.run().await.map(|()| Ended::Done),
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::bail;
 use apalis::prelude::{Data, ParallelizeExt as _, WorkerBuilder};
 use countersign_shared::config::Switch;
+use countersign_shared::doctor::Doctor;
 use countersign_shared::store::jobs::{JobKind, Lane, Worker};
 use countersign_shared::store::{PgPool, notifications};
 use futures::FutureExt as _;
@@ -170,7 +171,11 @@ impl Tools {
             confirm_grace: settings.confirm_grace,
             max_attempts: settings.max_attempts,
             check_again: settings.dns.dns_authoritative_check == Switch::On,
-            authoritative: settings.dns.authoritative()?,
+            doctor: Doctor {
+                authoritative: settings.dns.authoritative()?,
+                challenge_zone: settings.delegation.challenge_zone.clone(),
+                caa_identities: settings.caa.caa_identities.clone(),
+            },
             pool,
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use countersign_shared::config::{
-    AdminArgs, ConfigError, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs,
+    AdminArgs, CaaArgs, ConfigError, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs,
     bounded_duration, secret,
 };
 use url::Url;
@@ -73,6 +73,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub delegation: DelegationArgs,
+
+    #[command(flatten)]
+    pub caa: CaaArgs,
 
     #[command(flatten)]
     pub acme: AcmeArgs,

@@ -6,6 +6,7 @@
 mod authorize;
 mod clean_up;
 mod confirm;
+mod diagnose;
 mod download;
 mod failure;
 mod finalize;
@@ -16,7 +17,8 @@ mod respond;
 
 use std::time::Duration;
 
-use countersign_shared::dns::{Authoritative, TxtLookup};
+use countersign_shared::dns::TxtLookup;
+use countersign_shared::doctor::Doctor;
 use countersign_shared::model::certificate::KeyAndCsr;
 use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
@@ -43,7 +45,7 @@ pub struct Tools {
     pub pool: PgPool,
     pub acme: Acme,
     pub lookup: TxtLookup,
-    pub authoritative: Authoritative,
+    pub doctor: Doctor,
     pub keys: KeyMaker,
     pub presenters: Presenters,
     /// Where challenges can be delegated to.
@@ -79,7 +81,7 @@ pub async fn run(step: &Step<'_>) -> StepResult {
     if let Some(elsewhere) = step.placed_elsewhere() {
         return Ok(elsewhere);
     }
-    match step.order.state {
+    let outcome = match step.order.state {
         OrderState::Accepted => place::run(step).await,
         OrderState::Placed => present::run(step).await,
         OrderState::Presented => confirm::run(step).await,
@@ -89,7 +91,8 @@ pub async fn run(step: &Step<'_>) -> StepResult {
         OrderState::Prepared => finalize::run(step).await,
         OrderState::Finalizing => download::run(step).await,
         OrderState::Issued | OrderState::Failed | OrderState::Cancelled => clean_up::run(step).await,
-    }
+    };
+    diagnose::explain(step, outcome?).await
 }
 
 /// Whether the order's next step calls the CA, and so must respect a hold-back.

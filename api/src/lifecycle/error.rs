@@ -8,6 +8,8 @@ use countersign_shared::store::StoreError;
 use countersign_shared::telemetry::chain;
 use serde_json::json;
 
+use crate::diagnosis::Refused;
+
 /// The texts are ours and meant for the caller: never SQL, a path or a library's words.
 #[derive(Debug)]
 pub(crate) enum ApiError {
@@ -62,6 +64,15 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
         response
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Busy => Self::Unavailable(Refused::BUSY),
+            Refused::Store(error) => error.into(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use countersign_shared::model::challenge::verification_instructions;
+use countersign_shared::model::diagnosis::Diagnosis;
 use countersign_shared::model::domain::{DomainStatus, verification_token};
 use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
@@ -229,6 +230,26 @@ pub(crate) async fn check(
     let next_check_at = jobs::wake_for_check(&mut tx, order_id).await?.ok_or_else(nothing_pending)?;
     tx.commit().await.map_err(StoreError::from)?;
     Ok((StatusCode::ACCEPTED, Json(CheckPromised::at(next_check_at))))
+}
+
+/// What is wrong with the domain's DNS
+///
+/// Asks every name server of the zone, and follows aliases. Each finding has the record to set, where one helps. Looks for up to
+/// 20 s where servers do not answer; 503 while another diagnosis of the domain is under way.
+#[utoipa::path(get, path = "/domains/{id}/diagnosis", operation_id = "diagnose_domain", tag = "Domains", params(("id" = String, Path)), responses(
+    (status = 200, body = Diagnosis, description = "What was found, the worst first"),
+    (status = 404, body = Error, description = "No such domain"),
+    AnyCall,
+))]
+pub(crate) async fn diagnosis(
+    State(app): State<Arc<App>>,
+    DomainId(id): DomainId,
+) -> Result<Json<Diagnosis>, ApiError> {
+    let domain = {
+        let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
+        domains::find(&mut conn, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?
+    };
+    Ok(Json(app.practice.diagnose(&app.pool, &domain, true).await?))
 }
 
 /// What is known of the certificate

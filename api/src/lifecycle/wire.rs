@@ -8,6 +8,7 @@ use countersign_shared::model::challenge::{
     LookupResult, Observation, challenge_domain, issuance_instructions, verification_instructions,
 };
 use countersign_shared::model::delegation::ChallengeZone;
+use countersign_shared::model::diagnosis::Finding;
 use countersign_shared::model::domain::DomainStatus;
 use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
@@ -303,6 +304,9 @@ struct FailureView {
     retryable: bool,
     #[schema(format = DateTime)]
     at: String,
+    /// What was wrong with the domain's DNS then, where that may be the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    findings: Vec<Finding>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -365,6 +369,7 @@ impl DomainView {
                 retryable: failure.is_retryable(),
                 detail: failure.problem.detail,
                 at: timestamp(failure.at),
+                findings: failure.problem.findings,
             }),
             certificate: circumstances.certificate.map(|certificate| CertificateNote {
                 serial_number: certificate.serial_number,

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use countersign_shared::model::diagnosis::Diagnosis;
 use countersign_shared::model::domain::verification_token;
 use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
@@ -13,7 +14,7 @@ use countersign_shared::model::scope::Scope;
 use countersign_shared::store::domains::of_account::{self, AccountDomain};
 use countersign_shared::store::domains::{self, NewDomain};
 use countersign_shared::store::events::{self, EventName};
-use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError};
+use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError, accounts};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -142,6 +143,29 @@ pub(crate) async fn show(
     let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
     let domain = find(&mut conn, account, &domain).await?;
     Ok(Json(Data { data: domain.entry(v2.challenge_zone.as_ref()) }))
+}
+
+/// What is wrong with a domain's DNS
+///
+/// Asks every name server of the zone, and follows aliases. Each finding has the record to set, where one helps. Looks for up to
+/// 20 s where servers do not answer; 503 while another diagnosis of the domain is under way.
+#[utoipa::path(get, path = "/v2/{account}/domains/{domain}/diagnosis", operation_id = "diagnose_account_domain", tag = "Domains of an account",
+    params(("account" = i64, Path), ("domain" = String, Path)), responses((status = 200, body = Data<Diagnosis>), AnyV2Call))]
+pub(crate) async fn diagnosis(
+    State(v2): State<Arc<V2>>,
+    caller: Authorized,
+    Path((account, domain)): Path<(String, String)>,
+) -> Result<Json<Data<Diagnosis>>, Error> {
+    let account = caller.account(&account)?;
+    caller.may(Scope::Domains)?;
+    let live = {
+        let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
+        let found = find(&mut conn, account, &domain).await?;
+        domains::find_live(&mut conn, found.id).await?.ok_or_else(|| Error::no_domain(&domain))?
+    };
+    // Only /domains tells the token.
+    let data = v2.practice.diagnose(&v2.pool, &live, account == accounts::DEFAULT).await?;
+    Ok(Json(Data { data }))
 }
 
 /// Delete a domain

@@ -10,6 +10,7 @@ use countersign_shared::model::scope::Scope;
 use countersign_shared::store::StoreError;
 use serde_json::json;
 
+use crate::diagnosis::Refused;
 use crate::lifecycle::error::ApiError;
 
 /// The texts are ours and meant for the caller.
@@ -82,6 +83,15 @@ impl Error {
         let mut errors = FieldErrors::default();
         errors.add(field, what);
         Self::Invalid(errors)
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Busy => Self::Unavailable(Refused::BUSY),
+            Refused::Store(error) => error.into(),
+        }
     }
 }
 

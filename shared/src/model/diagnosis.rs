@@ -9,12 +9,14 @@ mod tests;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use strum::{EnumIter, EnumString, IntoStaticStr};
+use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 pub use caa::{CaaRecord, CaaSet, Issuer};
 pub use judgement::judge;
 
-use super::walk::{ServerAnswer, Walk};
+use super::entries::timestamp;
+use super::walk::{Hop, ServerAnswer, Walk, WalkEnd};
 
 /// The codes of findings.
 #[derive(
@@ -105,6 +107,53 @@ pub struct Facts {
     pub is_wildcard: bool,
     /// The name that the owner registered, as far as the public suffix list knows.
     pub registrable: String,
+}
+
+/// What was found, as every surface shows it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Diagnosis {
+    pub domain_name: String,
+    #[schema(format = DateTime)]
+    pub looked_at: String,
+    /// The record that is awaited now; null when none is.
+    #[schema(required)]
+    pub expected: Option<Expected>,
+    /// The one CNAME record that does for good; null where this service has no zone for it.
+    #[schema(required)]
+    pub delegation: Option<RecordToSet>,
+    /// The worst first; never none.
+    pub findings: Vec<Finding>,
+    /// Every server's answer, from the challenge name along its aliases; empty where only the resolver could be asked.
+    pub walk: Vec<Hop>,
+    /// How the walk ended.
+    pub walk_ended: WalkEnd,
+    /// What the resolver said; null when it did not answer.
+    #[schema(required)]
+    pub resolver: Option<ServerAnswer>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Expected {
+    /// With the final dot.
+    pub record_name: String,
+    /// All of them.
+    pub values: Vec<String>,
+}
+
+impl Diagnosis {
+    pub fn new(facts: &Facts, sights: Sights, looked_at: OffsetDateTime) -> Self {
+        let expected = || Expected { record_name: facts.owner.clone(), values: facts.expected.clone() };
+        Self {
+            domain_name: facts.name.clone(),
+            looked_at: timestamp(looked_at),
+            expected: (!facts.expected.is_empty()).then(expected),
+            delegation: facts.target.as_ref().map(|target| RecordToSet::new("CNAME", &facts.owner, target)),
+            findings: judge(facts, &sights),
+            walk: sights.walk.hops,
+            walk_ended: sights.walk.ended,
+            resolver: sights.resolver,
+        }
+    }
 }
 
 /// What was seen.

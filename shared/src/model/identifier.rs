@@ -99,11 +99,12 @@ impl fmt::Display for DnsName {
     }
 }
 
-/// A stored name in U-labels, for people; A-labels that are none stay as they are.
+/// The part of a name that somebody registered, as far as the public suffix list knows.
 pub fn registrable(name: &str) -> &str {
     psl::domain_str(name).unwrap_or(name)
 }
 
+/// A stored name in U-labels, for people; A-labels that are none stay as they are.
 pub fn unicode(name: &str) -> String {
     idna::domain_to_unicode(name).0
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use strum::{EnumIter, EnumString, IntoStaticStr};
 
 use super::challenge::challenge_domain;
+use super::diagnosis::{Finding, known_findings};
 use super::identifier::DnsName;
 
 /// The codes of `failure.code`.
@@ -53,6 +54,11 @@ impl ProblemCode {
         self.into()
     }
 
+    /// Whether the customer's DNS is, or may be, the reason.
+    pub fn is_about_dns(self) -> bool {
+        matches!(self, Self::RecordNotSeen | Self::DnsLookupFailed | Self::ChallengeRefused | Self::CaaForbids)
+    }
+
     /// Whether the same request can succeed later without an operator.
     pub fn retryable(self) -> bool {
         !matches!(self, Self::NameRefused | Self::CaAccount | Self::DomainDeleted | Self::Internal)
@@ -68,6 +74,9 @@ pub struct OrderProblem {
     /// The CA's problem document (RFC 7807) or the error behind it, for operators.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acme: Option<serde_json::Value>,
+    /// What the doctor found when the order failed, for the customer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "known_findings")]
+    pub findings: Vec<Finding>,
 }
 
 impl OrderProblem {
@@ -117,7 +126,7 @@ impl OrderProblem {
             }
             ProblemCode::Internal => "an internal error; the service's operator must act".to_owned(),
         };
-        Self { code, detail, acme: None }
+        Self { code, detail, acme: None, findings: Vec::new() }
     }
 
     /// Names the exact value that the TXT record has to show, where a retry keeps it.

@@ -25,6 +25,28 @@ pub async fn load(conn: &mut PgConnection, directory: &str) -> Result<Option<Acm
     Ok(account)
 }
 
+/// Who we are at a CA.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub directory: String,
+    /// The account's URL.
+    pub kid: String,
+}
+
+/// At this directory, or at the one where we registered last.
+pub async fn registration(
+    conn: &mut PgConnection,
+    directory: Option<&str>,
+) -> Result<Option<Registration>, StoreError> {
+    let registration = sqlx::query_as!(
+        Registration,
+        r#"SELECT directory, kid AS "kid!" FROM acme_accounts
+           WHERE kid IS NOT NULL AND ($1::text IS NULL OR directory = $1) ORDER BY registered_at DESC LIMIT 1"#,
+        directory
+    );
+    Ok(registration.fetch_optional(conn).await?)
+}
+
 /// Stores the key if the directory has none yet, and returns the row that is stored, whoever wrote it.
 pub async fn insert_key_if_absent(
     conn: &mut PgConnection,

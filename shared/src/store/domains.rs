@@ -159,6 +159,27 @@ pub async fn lock(conn: &mut PgConnection, public_id: &PublicId) -> Result<Optio
     .transpose()
 }
 
+/// A domain of any account that is not deleted, by its internal key.
+pub async fn find_live(conn: &mut PgConnection, id: i64) -> Result<Option<Domain>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "SELECT id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at
+         FROM domains WHERE id = $1 AND deleted_at IS NULL",
+        id
+    )
+    .fetch_optional(conn)
+    .await?
+    .map(Domain::try_from)
+    .transpose()
+}
+
+/// The internal key and the account of the domain with this name that is not deleted.
+pub async fn registered_as(conn: &mut PgConnection, name: &DnsName) -> Result<Option<(i64, i64)>, StoreError> {
+    let row =
+        sqlx::query!("SELECT id, account_id FROM domains WHERE name = $1 AND deleted_at IS NULL", name.as_str());
+    Ok(row.fetch_optional(conn).await?.map(|row| (row.id, row.account_id)))
+}
+
 /// Locks the row of an order's domain, deleted or not, before the order row is locked.
 pub async fn lock_by_key(conn: &mut PgConnection, id: i64) -> Result<(), StoreError> {
     sqlx::query!("SELECT id FROM domains WHERE id = $1 FOR NO KEY UPDATE", id).fetch_one(conn).await?;

@@ -93,7 +93,7 @@ async fn ask_everywhere(step: &Step<'_>) -> Sight {
     }
     let mut walks = JoinSet::new();
     for (owner, values) in expected {
-        let (authoritative, target) = (step.tools.authoritative.clone(), target.clone());
+        let (authoritative, target) = (step.tools.doctor.authoritative.clone(), target.clone());
         walks.spawn(async move {
             let walk = authoritative.walk(&owner, target.as_deref()).await;
             (walk.sight(&values), owner)

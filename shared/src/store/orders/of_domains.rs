@@ -55,6 +55,15 @@ pub async fn pending(conn: &mut PgConnection, domain_ids: &[i64]) -> Result<Hash
         .collect()
 }
 
+/// The newest order of a domain that was placed at the CA, whatever asked for it: its internal key.
+pub async fn newest_placed(conn: &mut PgConnection, domain_id: i64) -> Result<Option<i64>, StoreError> {
+    let id = sqlx::query_scalar!(
+        "SELECT id FROM orders WHERE domain_id = $1 AND placed_at IS NOT NULL ORDER BY id DESC LIMIT 1",
+        domain_id
+    );
+    Ok(id.fetch_optional(conn).await?)
+}
+
 /// Why the domain is `failed`.
 #[derive(Clone, Debug)]
 pub struct Failure {
