@@ -40,7 +40,7 @@ fn missing<'a>(readme: &str, settings: &'a BTreeSet<String>) -> Vec<&'a str> {
 
 #[test]
 fn the_readme_lists_every_setting() {
-    let binaries = ["countersign-api", "countersign-worker", "countersignctl"];
+    let binaries = ["countersign-api", "countersign-worker", "countersign-dns", "countersignctl"];
     let all: BTreeSet<String> = binaries.iter().flat_map(|binary| settings(binary, &[])).collect();
     for known in ["SERVER_ADDR", "DATABASE_URL", "ACME_DIRECTORY", "ACME_EMAIL", "AUTH_TOKEN", "LOG_LEVEL"] {
         assert!(all.contains(known), "--help does not name {known}: {all:?}");
