@@ -88,11 +88,11 @@ impl Asked {
         } else {
             let packet = question.to_vec().map_err(Error::other)?;
             let mut answer = parsed(&ask(self.recursor.upstream, &packet, Transport::Tcp).await?)?;
-            let targets = answer.answers.iter().filter_map(|record| match &record.data {
+            let mut aliases = answer.answers.iter().rev().filter_map(|record| match &record.data {
                 RData::CNAME(target) => Some(&target.0),
                 _ => None,
             });
-            let target = targets.last().filter(|target| self.recursor.zone.zone_of(target)).cloned();
+            let target = aliases.next().filter(|target| self.recursor.zone.zone_of(target)).cloned();
             if let Some(target) = target
                 && query.query_type() != RecordType::CNAME
             {

@@ -35,7 +35,7 @@ pub enum Heard {
     Nothing,
     Answer(Vec<u8>),
     /// The answer depends on what orders need now.
-    Asks(Question),
+    Asks(Box<Question>),
 }
 
 /// A question about what is at a label.
@@ -106,7 +106,7 @@ impl Zone {
             Place::Apex => Some(self.at_apex(name, record_type)),
             Place::NameServer if record_type == RecordType::ANY => Some(vec![any(name)]),
             Place::NameServer => Some(self.at_name_server(name, record_type)),
-            Place::Label(label) => return Heard::Asks(Question { request, label }),
+            Place::Label(label) => return Heard::Asks(Box::new(Question { request, label })),
         };
         let additionals = if record_type == RecordType::NS { self.glue().to_vec() } else { Vec::new() };
         Heard::Answer(self.authoritative(&request, found, additionals))
