@@ -71,8 +71,10 @@ impl Practice {
 
     fn admit(&self, domain_id: i64) -> Option<Place<'_>> {
         let mut under_way = self.under_way();
-        let is_free = under_way.len() < AT_ONCE && under_way.insert(domain_id);
-        is_free.then_some(Place { practice: self, domain_id })
+        if under_way.len() == AT_ONCE || !under_way.insert(domain_id) {
+            return None;
+        }
+        Some(Place { practice: self, domain_id })
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashSet<i64>> {

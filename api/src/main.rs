@@ -30,8 +30,8 @@ use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::lifecycle::App;
 use crate::diagnosis::Practice;
+use crate::lifecycle::App;
 use crate::limits::Places;
 use crate::settings::Settings;
 use crate::v2::{Rates, V2};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use countersign_shared::config::{
-    AdminArgs, CaaArgs, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs, bounded_duration,
+    AdminArgs, CaaArgs, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs,
+    bounded_duration,
 };
 
 /// The HTTP API of Countersign: registers domains, verifies them, and orders certificates that workers issue.

@@ -315,6 +315,8 @@ fn result_of(answer: &Message, owner: &Name) -> ServerResult {
     use ServerResult as R;
     match answer.metadata.response_code {
         ResponseCode::NoError | ResponseCode::NXDomain if !answer.metadata.authoritative => R::NotAuthoritative,
+        // It knows the alias, and not where that leads.
+        ResponseCode::ServFail if alias_of(&answer.answers, owner).is_some() => R::Alias,
         _ => recursive_result_of(answer, owner),
     }
 }

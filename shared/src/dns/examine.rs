@@ -28,15 +28,9 @@ impl Authoritative {
         };
         let result = recursive_result_of(&answer, &owner);
         let alias = alias_of(&answer.answers, &owner);
-        let walk = async {
-            if self.walks() { search.walk(owner.clone(), None).await } else { Walk::default() }
-        };
-        let (walk, caa, is_bogus, shows_both) = tokio::join!(
-            walk,
-            search.caa(base),
-            search.is_bogus(&owner, result),
-            search.shows_both(&owner, &answer)
-        );
+        let walk = async { if self.walks() { search.walk(owner.clone(), None).await } else { Walk::default() } };
+        let (walk, caa, is_bogus, shows_both) =
+            tokio::join!(walk, search.caa(base), search.is_bogus(&owner, result), search.shows_both(&owner, &answer));
         let zone = walk.hops.first().and_then(|hop| hop.zone.as_deref());
         let elsewhere = search.elsewhere(wrong_names(name, zone)).await;
         let resolver = ServerAnswer {

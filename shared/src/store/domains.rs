@@ -175,8 +175,7 @@ pub async fn find_live(conn: &mut PgConnection, id: i64) -> Result<Option<Domain
 
 /// The internal key and the account of the domain with this name that is not deleted.
 pub async fn registered_as(conn: &mut PgConnection, name: &DnsName) -> Result<Option<(i64, i64)>, StoreError> {
-    let row =
-        sqlx::query!("SELECT id, account_id FROM domains WHERE name = $1 AND deleted_at IS NULL", name.as_str());
+    let row = sqlx::query!("SELECT id, account_id FROM domains WHERE name = $1 AND deleted_at IS NULL", name.as_str());
     Ok(row.fetch_optional(conn).await?.map(|row| (row.id, row.account_id)))
 }
 

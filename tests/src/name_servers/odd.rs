@@ -20,7 +20,7 @@ pub struct OddServer {
 impl OddServer {
     /// One zone with this server as its only one, and one name in it that has a TXT record and is an alias too.
     pub fn start(address: Ipv4Addr, apex: &str, owner: &str, value: &str, target: &str) -> Result<Self> {
-        let (apex, ns) = (Name::from_ascii(apex)?, Name::from_ascii(format!("ns.{apex}"))?);
+        let (apex, ns) = (Name::from_ascii(apex)?, Name::from_ascii(format!("ns{}.{apex}", address.octets()[3]))?);
         let owner = Name::from_ascii(owner)?;
         let soa = SOA::new(ns.clone(), apex.clone(), 1, 3600, 600, 86400, 0);
         let records = vec![

@@ -61,7 +61,11 @@ impl Doctor {
             facts.expected.clone_from(&self.expect);
         }
         let diagnosis = practitioner.diagnose(&facts, SystemTime::now().into()).await;
-        if self.json { print_json(&diagnosis)? } else { print_diagnosis(&diagnosis)? }
+        if self.json {
+            print_json(&diagnosis)?
+        } else {
+            print_diagnosis(&diagnosis)?
+        }
         let is_broken = diagnosis.findings.iter().any(|finding| finding.severity == Severity::Error);
         Ok(if is_broken { Ended::Refused } else { Ended::Done })
     }
@@ -107,7 +111,14 @@ fn print_diagnosis(diagnosis: &Diagnosis) -> anyhow::Result<()> {
         let said: &str = resolver.result.into();
         let owner = diagnosis.walk.first().map_or("-", |hop| &hop.owner);
         let shown: Vec<String> = resolver.values.iter().map(|text| text.escape_debug().to_string()).collect();
-        vec![owner.to_owned(), "-".to_owned(), resolver.server.clone(), "-".to_owned(), said.to_owned(), shown.join(" ")]
+        vec![
+            owner.to_owned(),
+            "-".to_owned(),
+            resolver.server.clone(),
+            "-".to_owned(),
+            said.to_owned(),
+            shown.join(" "),
+        ]
     });
     print_table(&["NAME", "ZONE", "SERVER", "ADDRESS", "ANSWER", "SHOWS"], rows.chain(resolver))
 }

@@ -135,7 +135,8 @@ impl Case<'_> {
         for server in hop.servers.iter().filter(|server| !server.has_answered()) {
             let place = server.place();
             findings.push(if server.result == ServerResult::Unreachable {
-                let text = format!("the name server {place} of {zone} does not answer: mend it, or remove its NS record");
+                let text =
+                    format!("the name server {place} of {zone} does not answer: mend it, or remove its NS record");
                 Finding::new(C::ServerUnreachable, Warning, text)
             } else {
                 let said = match server.result {
@@ -273,7 +274,9 @@ impl Case<'_> {
         let mut findings = Vec::new();
         let wanted = self.missing_values().join(", ");
         if let Some((name, value)) = self.misplaced() {
-            let text = format!("the value {value} is at {name}, and belongs at {owner}: in a control panel that appends the zone, leave the zone out");
+            let text = format!(
+                "the value {value} is at {name}, and belongs at {owner}: in a control panel that appends the zone, leave the zone out"
+            );
             findings.push(self.with_record(Finding::new(C::ValueAtWrongName, Error, text)));
         }
         let seen = self.values();
@@ -338,12 +341,16 @@ impl Case<'_> {
         match caa.verdict(&self.facts.issuer, self.facts.is_wildcard) {
             Verdict::Allows => None,
             Verdict::Unknown => {
-                let text = format!("there are CAA records at {owner}: make sure that they allow this service's certificate authority");
+                let text = format!(
+                    "there are CAA records at {owner}: make sure that they allow this service's certificate authority"
+                );
                 Some(Finding::new(C::CaaFound, Info, text))
             }
             Verdict::Forbids(why) => {
-                let text =
-                    format!("the CAA records at {owner} forbid this service's certificate authority: {}", printable(&why));
+                let text = format!(
+                    "the CAA records at {owner} forbid this service's certificate authority: {}",
+                    printable(&why)
+                );
                 let tag = if self.facts.is_wildcard { "issuewild" } else { "issue" };
                 let record = |ca: &String| RecordToSet::new("CAA", owner, format!("0 {tag} \"{ca}\""));
                 let record = identities.first().map(record);
@@ -368,7 +375,8 @@ fn shown(server: &ServerAnswer) -> String {
         (Some(alias), _) => format!("an alias of {alias}"),
         (None, []) => "no TXT record".to_owned(),
         (None, values) => {
-            let values: Vec<String> = values.iter().take(Observation::MAX_VALUES).map(|value| printable(value)).collect();
+            let values: Vec<String> =
+                values.iter().take(Observation::MAX_VALUES).map(|value| printable(value)).collect();
             values.join(", ")
         }
     }

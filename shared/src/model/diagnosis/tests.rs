@@ -51,7 +51,8 @@ fn caa(records: &[(&str, &str)]) -> CaaSet {
 }
 
 /// Sights, what is found, and the record of the first finding.
-fn table() -> Vec<(&'static str, Facts, Sights, Vec<&'static str>, Option<(&'static str, &'static str, &'static str)>)> {
+fn table() -> Vec<(&'static str, Facts, Sights, Vec<&'static str>, Option<(&'static str, &'static str, &'static str)>)>
+{
     let txt = Some(("TXT", OWNER, "want"));
     let cname = Some(("CNAME", OWNER, TARGET));
     let nothing_expected = || Facts { expected: Vec::new(), ..facts() };
@@ -84,7 +85,13 @@ fn table() -> Vec<(&'static str, Facts, Sights, Vec<&'static str>, Option<(&'sta
             vec!["record_missing"],
             cname,
         ),
-        ("the alias is gone, awaited", Facts { is_delegated: true, ..facts() }, sights(&["a=no_record"]), vec!["record_missing"], cname),
+        (
+            "the alias is gone, awaited",
+            Facts { is_delegated: true, ..facts() },
+            sights(&["a=no_record"]),
+            vec!["record_missing"],
+            cname,
+        ),
         ("wrong", facts(), sights(&["a=values:token"]), vec!["wrong_value"], txt),
         ("at the wrong name", facts(), elsewhere(sights(&["a=no_record"])), vec!["value_at_wrong_name"], txt),
         (
@@ -110,7 +117,13 @@ fn table() -> Vec<(&'static str, Facts, Sights, Vec<&'static str>, Option<(&'sta
             vec!["cname_elsewhere"],
             txt,
         ),
-        ("elsewhere, nothing awaited", nothing_expected(), led("other.example.", &["c=values:x"]), vec!["cname_elsewhere"], cname),
+        (
+            "elsewhere, nothing awaited",
+            nothing_expected(),
+            led("other.example.", &["c=values:x"]),
+            vec!["cname_elsewhere"],
+            cname,
+        ),
         ("loop", facts(), ended(WalkEnd::Loop, sights(&["a=alias:other.example."])), vec!["cname_loop"], txt),
         ("disagree", facts(), sights(&["a=values:want", "b=name_not_found"]), vec!["servers_disagree"], txt),
         (
@@ -121,7 +134,13 @@ fn table() -> Vec<(&'static str, Facts, Sights, Vec<&'static str>, Option<(&'sta
             None,
         ),
         ("unreachable", facts(), sights(&["a=values:want", "b=unreachable"]), vec!["server_unreachable"], None),
-        ("lame", facts(), sights(&["a=refused", "b=values:want", "c=not_authoritative"]), vec!["server_lame", "server_lame"], None),
+        (
+            "lame",
+            facts(),
+            sights(&["a=refused", "b=values:want", "c=not_authoritative"]),
+            vec!["server_lame", "server_lame"],
+            None,
+        ),
         ("all lame", facts(), sights(&["a=refused"]), vec!["dns_failed", "server_lame"], None),
         ("fails", facts(), resolver_only("resolver=server_failure"), vec!["dns_failed"], None),
         ("nobody", facts(), Sights::default(), vec!["dns_failed"], None),
@@ -157,11 +176,20 @@ fn table() -> Vec<(&'static str, Facts, Sights, Vec<&'static str>, Option<(&'sta
         (
             "CAA cannot be looked up",
             facts(),
-            Sights { caa: CaaSet { failed_at: Some(ZONE.to_owned()), ..CaaSet::default() }, ..sights(&["a=values:want"]) },
+            Sights {
+                caa: CaaSet { failed_at: Some(ZONE.to_owned()), ..CaaSet::default() },
+                ..sights(&["a=values:want"])
+            },
             vec!["dns_failed"],
             None,
         ),
-        ("not registered", facts(), of_hops(vec![hop(OWNER, "com.", &["a=name_not_found"])]), vec!["name_not_found"], None),
+        (
+            "not registered",
+            facts(),
+            of_hops(vec![hop(OWNER, "com.", &["a=name_not_found"])]),
+            vec!["name_not_found"],
+            None,
+        ),
     ]
 }
 
