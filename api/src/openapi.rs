@@ -12,7 +12,7 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use self::headers::SharedHeaders;
 use crate::lifecycle::handlers;
-use crate::v2::{self, certificates, identity, renewals, webhooks};
+use crate::v2::{self, certificates, identity, presenters, renewals, webhooks};
 
 /// The one error body.
 #[derive(ToSchema)]
@@ -100,6 +100,12 @@ pub(crate) enum AnyCall {
         v2::domains::show,
         v2::domains::delete,
         v2::domains::diagnosis,
+        presenters::show_of_account,
+        presenters::propose_for_account,
+        presenters::delete_of_account,
+        presenters::show_of_domain,
+        presenters::propose_for_domain,
+        presenters::delete_of_domain,
         certificates::list,
         certificates::show,
         certificates::download,
@@ -120,6 +126,7 @@ pub(crate) enum AnyCall {
         (name = "Identity", description = "`/v2` is compatible with DNSimple's clients. Every call needs a token."),
         (name = "Domains of an account", description = "The minimum that certificates need."),
         (name = "Certificates of an account", description = "Ordered, then issued in the background, then downloaded."),
+        (name = "Presenters", description = "Who publishes the TXT records: our addition."),
         (name = "Webhooks", description = "Where an account is told of its events.")
     ),
     modifiers(&BearerToken, &SharedHeaders)

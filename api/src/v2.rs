@@ -10,6 +10,7 @@ mod headers;
 pub(crate) mod identity;
 mod input;
 mod lists;
+pub(crate) mod presenters;
 mod rates;
 pub(crate) mod renewals;
 pub(crate) mod webhooks;
@@ -54,6 +55,16 @@ pub(crate) fn router(v2: Arc<V2>, places: Places) -> Router {
         .route("/{account}/domains", get(domains::list).post(domains::create))
         .route("/{account}/domains/{domain}", get(domains::show).delete(domains::delete))
         .route("/{account}/domains/{domain}/diagnosis", get(domains::diagnosis))
+        .route(
+            "/{account}/presenter",
+            get(presenters::show_of_account)
+                .put(presenters::propose_for_account)
+                .delete(presenters::delete_of_account),
+        )
+        .route(
+            "/{account}/domains/{domain}/presenter",
+            get(presenters::show_of_domain).put(presenters::propose_for_domain).delete(presenters::delete_of_domain),
+        )
         .route(CERTIFICATES, get(certificates::list))
         .route(&certificate("/{certificate}"), get(certificates::show))
         .route(&certificate("/{certificate}/download"), get(certificates::download))

@@ -20,6 +20,7 @@ pub mod notifications;
 pub mod order_events;
 pub mod orders;
 pub mod presenter_configs;
+pub mod presenter_proposals;
 pub mod renewals;
 pub mod request_counts;
 pub mod schema;

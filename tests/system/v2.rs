@@ -10,6 +10,7 @@ mod indexes;
 mod lists;
 mod policies;
 mod presenters;
+mod proposals;
 mod rates;
 mod repeats;
 mod strangers;

@@ -1,10 +1,11 @@
-//! Jobs that are no order's: deliveries of events, and the scheduled ones, one fixed row each in the queue, which is how
+//! Jobs that are no order's: deliveries of events, trials of presenters, and the scheduled ones, one fixed row each in the queue, which is how
 //! "once in the fleet" works.
 
 pub mod deliver;
 pub mod purge;
 pub mod renew_due;
 pub mod sweep;
+pub mod try_presenter;
 
 use countersign_shared::store::StoreError;
 use countersign_shared::store::jobs::Outcome;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::advance::Advance;
-use crate::jobs::{deliver, purge, renew_due, sweep};
+use crate::jobs::{deliver, purge, renew_due, sweep, try_presenter};
 use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
 use crate::settings::Settings;
 use crate::steps::Tools;
@@ -136,6 +136,7 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
                 JobKind::Sweep => sweep::run(&advance.tools.pool, &lease).await,
                 JobKind::Purge => purge::run(&advance.tools.pool, advance.retain_for, &lease).await,
                 JobKind::RenewDue => renew_due::run(&advance, &lease).await,
+                JobKind::TryPresenter { proposal_id } => try_presenter::run(&advance, &lease, proposal_id).await,
             }
         };
         if AssertUnwindSafe(run).catch_unwind().await.is_err() {

@@ -187,7 +187,7 @@ impl Wanted {
 }
 
 /// Whether any address that the target has now is not of the public internet.
-async fn leads_inward(target: &Url) -> bool {
+pub(super) async fn leads_inward(target: &Url) -> bool {
     let Some(host) = target.host() else {
         return true;
     };

@@ -4,6 +4,8 @@ use countersign_shared::model::entries::timestamp;
 pub(crate) use countersign_shared::model::entries::{CertificateEntry, DomainEntry, WebhookEntry};
 use countersign_shared::store::accounts::Account;
 use countersign_shared::store::certificates::ordered::{OrderedCertificate, PendingChallenge};
+use countersign_shared::store::presenter_configs::PresenterConfig;
+use countersign_shared::store::presenter_proposals::Proposal;
 use countersign_shared::store::renewals::Renewal;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -183,5 +185,63 @@ mod tests {
         let block = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
         let bundle = Bundle::split(&[block("leaf"), block("issuer"), block("above")].concat());
         assert_eq!((bundle.server, bundle.chain), (block("leaf"), vec![block("issuer"), block("above")]));
+    }
+}
+
+/// Who publishes TXT records, and who is to.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PresenterView {
+    pub(super) in_force: Option<PresenterInForce>,
+    /// Not tried yet, or refused.
+    pub(super) proposed: Option<PresenterProposed>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PresenterInForce {
+    /// As it was proposed, without the secret.
+    #[schema(value_type = Object)]
+    settings: serde_json::Value,
+    has_secret: bool,
+    #[schema(format = DateTime)]
+    since: String,
+}
+
+impl TryFrom<PresenterConfig> for PresenterInForce {
+    type Error = serde_json::Error;
+
+    fn try_from(config: PresenterConfig) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            settings: serde_json::to_value(&config.settings)?,
+            has_secret: config.secret.is_some(),
+            since: timestamp(config.created_at),
+        })
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PresenterProposed {
+    /// As it was proposed, without the secret.
+    #[schema(value_type = Object)]
+    settings: serde_json::Value,
+    /// A secret is forgotten when the trial fails.
+    has_secret: bool,
+    #[schema(format = DateTime)]
+    proposed_at: String,
+    /// When the trial failed; null while it is still to come.
+    #[schema(format = DateTime)]
+    refused_at: Option<String>,
+    /// Why.
+    error: Option<String>,
+}
+
+impl From<Proposal> for PresenterProposed {
+    fn from(proposal: Proposal) -> Self {
+        Self {
+            settings: proposal.settings,
+            has_secret: proposal.has_secret,
+            proposed_at: timestamp(proposal.proposed_at),
+            refused_at: proposal.refused_at.map(timestamp),
+            error: proposal.refused_because,
+        }
     }
 }

@@ -59,6 +59,8 @@ pub enum JobKind {
     Purge,
     /// Renew certificates before they expire.
     RenewDue,
+    /// Try what an account wants its TXT records to be published by.
+    TryPresenter { proposal_id: i64 },
 }
 
 #[derive(Clone, Debug)]
@@ -116,9 +118,9 @@ pub async fn claim(
            WHERE id = ANY(ARRAY(
                SELECT id FROM jobs
                WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR $5)
-                 AND kind IN ('poll-challenge', 'deliver-event', 'sweep', 'purge', 'renew-due')
+                 AND kind IN ('poll-challenge', 'deliver-event', 'sweep', 'purge', 'renew-due', 'try-presenter')
                ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED))
-           RETURNING id, kind, order_id, delivery_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
+           RETURNING id, kind, order_id, delivery_id, proposal_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
                CASE WHEN (last_result #>> '{lost,at}')::timestamptz = now() THEN last_result #>> '{lost,by}' END AS lost_by,
                now() AS "claimed_at!", trace_context ->> 'request_id' AS request_id"#,
         lane as i16,
@@ -132,12 +134,13 @@ pub async fn claim(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let kind = match (row.kind.as_str(), row.order_id, row.delivery_id) {
-                ("poll-challenge", Some(order_id), None) => JobKind::PollChallenge { order_id },
-                ("deliver-event", None, Some(delivery_id)) => JobKind::DeliverEvent { delivery_id },
-                ("sweep", None, None) => JobKind::Sweep,
-                ("purge", None, None) => JobKind::Purge,
-                ("renew-due", None, None) => JobKind::RenewDue,
+            let kind = match (row.kind.as_str(), row.order_id, row.delivery_id, row.proposal_id) {
+                ("poll-challenge", Some(order_id), None, None) => JobKind::PollChallenge { order_id },
+                ("deliver-event", None, Some(delivery_id), None) => JobKind::DeliverEvent { delivery_id },
+                ("sweep", None, None, None) => JobKind::Sweep,
+                ("purge", None, None, None) => JobKind::Purge,
+                ("renew-due", None, None, None) => JobKind::RenewDue,
+                ("try-presenter", None, None, Some(proposal_id)) => JobKind::TryPresenter { proposal_id },
                 _ => return Err(StoreError::Corrupt { column: "jobs.kind" }),
             };
             Ok(ClaimedJob {

@@ -104,6 +104,12 @@ pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<PresenterCo
     row.map(|row| config(row.id, row.settings, row.secret, row.created_at)).transpose()
 }
 
+/// Lets one change of an account's presenters happen after the other.
+pub async fn lock_account(conn: &mut PgConnection, account_id: i64) -> Result<(), StoreError> {
+    sqlx::query!("SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account_id).fetch_optional(conn).await?;
+    Ok(())
+}
+
 /// Puts settings in force for a scope, in place of those before. Orders under way go on with what they began with.
 pub async fn replace(
     conn: &mut PgConnection,
@@ -111,6 +117,7 @@ pub async fn replace(
     settings: &PresenterSettings,
     secret: Option<&Secret>,
 ) -> Result<i64, StoreError> {
+    lock_account(conn, scope.account_id).await?;
     remove(conn, scope).await?;
     let stored =
         serde_json::to_value(settings).map_err(|_| StoreError::Corrupt { column: "presenter_configs.settings" })?;

@@ -59,11 +59,14 @@ impl Named {
 }
 
 /// As the description has them.
-const CALLS: [(&[Method], &str); 15] = [
+const CALLS: [(&[Method], &str); 18] = [
     (&[Method::GET], "/v2/whoami"),
     (&[Method::GET], "/v2/accounts"),
     (&[Method::GET, Method::POST], "/v2/{account}/domains"),
     (&[Method::DELETE, Method::GET], "/v2/{account}/domains/{domain}"),
+    (&[Method::GET], "/v2/{account}/domains/{domain}/diagnosis"),
+    (&[Method::DELETE, Method::GET, Method::PUT], "/v2/{account}/presenter"),
+    (&[Method::DELETE, Method::GET, Method::PUT], "/v2/{account}/domains/{domain}/presenter"),
     (&[Method::GET], "/v2/{account}/domains/{domain}/certificates"),
     (&[Method::GET], "/v2/{account}/domains/{domain}/certificates/{certificate}"),
     (&[Method::GET], "/v2/{account}/domains/{domain}/certificates/{certificate}/download"),

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use countersign_shared::config::{DatabaseAddress, DnsArgs};
 use countersign_shared::model::challenge::challenge_owner;
+use countersign_shared::model::ids::hex;
 use countersign_shared::model::order::OrderOrigin;
 use countersign_shared::model::presenter::PresenterSettings;
 use countersign_shared::store::domains::of_account::{self, AccountDomain};
@@ -345,6 +346,7 @@ async fn try_out(publisher: &Publisher, name: &str, dns: &DnsArgs) -> anyhow::Re
         return Ok(Err("the customer publishes: there is nothing to try".to_owned()));
     }
     let lookup = dns.lookup().context("DNS_RESOLVERS cannot be used")?;
-    let tried = trial::run(publisher, &challenge_owner(name), &lookup).await;
+    let value = format!("countersign-trial-{}", hex(&rand::random::<[u8; 12]>()));
+    let tried = trial::run(publisher, &challenge_owner(name), &value, &lookup).await;
     Ok(tried.map_err(|error| countersign_shared::telemetry::chain(&error).to_string()))
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use countersign_shared::dns::TxtLookup;
-use countersign_shared::model::ids::hex;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
@@ -27,20 +26,33 @@ pub enum TrialError {
     StillThere(String),
 }
 
-/// Writes a random value at an owner name (with the final dot), sees it there, removes it, and sees it gone. Where the zone's
+impl TrialError {
+    /// With its cause, in our words.
+    pub fn told(&self) -> String {
+        match self {
+            Self::NotWritten(cause) | Self::NotRemoved(cause) => format!("{self}: {cause}"),
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// Writes a value at an owner name (with the final dot), sees it there, removes it, and sees it gone. Where the zone's
 /// server is known it is asked, otherwise the resolvers are, for up to 30 s.
-pub async fn run(publisher: &Publisher, owner_name: &str, lookup: &TxtLookup) -> Result<(), TrialError> {
-    // As long as a challenge's value.
-    let value = format!("trial-{}", hex(&rand::random::<[u8; 18]>()));
-    let written = publisher.present(owner_name, &value).await.map_err(TrialError::NotWritten);
+pub async fn run(
+    publisher: &Publisher,
+    owner_name: &str,
+    value: &str,
+    lookup: &TxtLookup,
+) -> Result<(), TrialError> {
+    let written = publisher.present(owner_name, value).await.map_err(TrialError::NotWritten);
     let seen = match written {
-        Ok(()) => see(publisher, owner_name, &value, lookup, true).await,
+        Ok(()) => see(publisher, owner_name, value, lookup, true).await,
         Err(error) => Err(error),
     };
     // Also where it did not seem to work: what was written shall not stay.
-    let removed = publisher.remove(owner_name, &value, &[]).await.map_err(TrialError::NotRemoved);
+    let removed = publisher.remove(owner_name, value, &[]).await.map_err(TrialError::NotRemoved);
     seen.and(removed)?;
-    see(publisher, owner_name, &value, lookup, false).await
+    see(publisher, owner_name, value, lookup, false).await
 }
 
 async fn see(
