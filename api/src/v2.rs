@@ -57,9 +57,7 @@ pub(crate) fn router(v2: Arc<V2>, places: Places) -> Router {
         .route("/{account}/domains/{domain}/diagnosis", get(domains::diagnosis))
         .route(
             "/{account}/presenter",
-            get(presenters::show_of_account)
-                .put(presenters::propose_for_account)
-                .delete(presenters::delete_of_account),
+            get(presenters::show_of_account).put(presenters::propose_for_account).delete(presenters::delete_of_account),
         )
         .route(
             "/{account}/domains/{domain}/presenter",

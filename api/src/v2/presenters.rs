@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use countersign_shared::model::presenter::PresenterSettings;
 use countersign_shared::model::scope::Scope as TokenScope;
 use countersign_shared::store::presenter_configs::{self, Scope};
-use countersign_shared::store::{PgConnection, StoreError, presenter_proposals};
+use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError, presenter_proposals};
 
 use super::V2;
 use super::auth::Authorized;
@@ -37,8 +37,8 @@ pub(crate) async fn show_of_account(
 ) -> Result<Json<Data<PresenterView>>, Error> {
     let account_id = caller.account(&account)?;
     caller.may(TokenScope::Domains)?;
-    let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
-    Ok(Json(Data { data: view(&mut conn, Scope { account_id, domain_id: None }).await? }))
+    let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    Ok(Json(Data { data: view(&mut now, Scope { account_id, domain_id: None }).await? }))
 }
 
 /// Who publishes the TXT records of one domain
@@ -53,9 +53,9 @@ pub(crate) async fn show_of_domain(
 ) -> Result<Json<Data<PresenterView>>, Error> {
     let account_id = caller.account(&account)?;
     caller.may(TokenScope::Domains)?;
-    let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
-    let domain = domains::find(&mut conn, account_id, &domain).await?;
-    Ok(Json(Data { data: view(&mut conn, Scope { account_id, domain_id: Some(domain.id) }).await? }))
+    let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    let domain = domains::find(&mut now, account_id, &domain).await?;
+    Ok(Json(Data { data: view(&mut now, Scope { account_id, domain_id: Some(domain.id) }).await? }))
 }
 
 /// Propose who publishes the TXT records of an account's domains
@@ -218,6 +218,7 @@ async fn audit(
     Ok(caller.audit(conn, action, of.trim_end(), request_id).await?)
 }
 
+/// In a snapshot, or under the account's lock: what is accepted moves from one table to the other.
 async fn view(conn: &mut PgConnection, scope: Scope) -> Result<PresenterView, Error> {
     let in_force = presenter_configs::find(conn, scope).await?;
     let proposed = presenter_proposals::find(conn, scope).await?;

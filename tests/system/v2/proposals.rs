@@ -44,7 +44,8 @@ async fn what_works_is_in_force_what_does_not_is_refused_and_what_was_in_force_s
     assert_eq!(message(caller.delete(&of_domain).await, 404), "Presenter not found");
 
     receiver.publish_at(stack.dns(), "/good");
-    let good = json!({ "kind": "webhook", "url": receiver.url("/good"), "secret": HIDDEN, "headers": { "X-Zone": "a" } });
+    let good =
+        json!({ "kind": "webhook", "url": receiver.url("/good"), "secret": HIDDEN, "headers": { "X-Zone": "a" } });
     let answer = put(&caller, &of_domain, &good).await.expect(202);
     assert_eq!(answer["data"]["in_force"], Value::Null);
     assert_eq!(answer["data"]["proposed"]["refused_at"], Value::Null);
@@ -62,7 +63,10 @@ async fn what_works_is_in_force_what_does_not_is_refused_and_what_was_in_force_s
     let shown = tried(&caller, &of_domain).await;
     assert_eq!(shown["in_force"]["settings"], settings);
     assert_eq!(shown["proposed"]["error"], "the value could not be written: the DNS webhook answered 403");
-    assert_eq!((&shown["proposed"]["settings"]["url"], &shown["proposed"]["has_secret"]), (&json!(receiver.url("/bad")), &json!(false)));
+    assert_eq!(
+        (&shown["proposed"]["settings"]["url"], &shown["proposed"]["has_secret"]),
+        (&json!(receiver.url("/bad")), &json!(false))
+    );
 
     // A certificate by what is in force, with nobody's doing.
     let id = caller.requested(DOMAIN, json!({ "name": "*", "alternate_names": [DOMAIN] })).await;
@@ -176,16 +180,20 @@ async fn what_is_wrong_is_said_by_field_and_our_own_network_is_out_of_bounds() {
         assert_eq!(fields(&refused["errors"]), wrong, "{body}: {refused}");
         assert!(!refused.to_string().contains("base64!"), "{refused}");
     }
-    for (body, wrong) in [(hook.clone(), "trial_domain"), (with(&hook, "trial_domain", json!("example.net")), "trial_domain")] {
+    for (body, wrong) in
+        [(hook.clone(), "trial_domain"), (with(&hook, "trial_domain", json!("example.net")), "trial_domain")]
+    {
         let refused = put(&caller, "presenter", &body).await.expect(400);
         assert_eq!(fields(&refused["errors"]), [wrong], "{body}");
     }
     let other = Caller::new(&stack, "other", "manual");
     assert_eq!(message(put(&other, &of_domain, &hook).await, 404), format!("Domain `{DOMAIN}` not found"));
-    let rows: i64 = sqlx::query_scalar("SELECT (SELECT count(*) FROM presenter_proposals) + (SELECT count(*) FROM presenter_configs)")
-        .fetch_one(stack.pool())
-        .await
-        .unwrap();
+    let rows: i64 = sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM presenter_proposals) + (SELECT count(*) FROM presenter_configs)",
+    )
+    .fetch_one(stack.pool())
+    .await
+    .unwrap();
     assert_eq!(rows, 0);
 }
 
@@ -195,7 +203,8 @@ async fn a_server_that_takes_updates_is_tried_there() {
     let Some(kind) = Kind::Knot.if_installed() else {
         return;
     };
-    let server = NameServer::start(kind, &[Zone { name: "example.com.", records: "", is_dynamic: true }]).await.unwrap();
+    let server =
+        NameServer::start(kind, &[Zone { name: "example.com.", records: "", is_dynamic: true }]).await.unwrap();
     let stack = Stack::builder().resolver(server.address()).setting("WEBHOOK_ALLOW_PRIVATE", "true").start().await;
     let caller = Caller::new(&stack, "shop", "manual");
     caller.domain(DOMAIN).await;

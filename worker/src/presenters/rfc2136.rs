@@ -44,17 +44,17 @@ pub enum UpdateError {
     #[error("the DNS server {server} answers what makes no sense")]
     Malformed { server: SocketAddr, source: ProtoError },
     #[error("the DNS server {server} is not authoritative for {name}")]
-    NotItsZone { server: SocketAddr, name: Name },
+    NotItsZone { server: SocketAddr, name: String },
     #[error("{name} is not in the zone {zone}")]
-    NotInZone { name: Name, zone: Name },
+    NotInZone { name: String, zone: String },
     #[error("the DNS server {server} has an endless row of aliases at {name}")]
-    TooManyAliases { server: SocketAddr, name: Name },
+    TooManyAliases { server: SocketAddr, name: String },
     #[error("the DNS server {server} refused {what}: {code}")]
     Refused { server: SocketAddr, what: String, code: String },
     #[error("the DNS server {server} does not accept the TSIG key {key}: {reason}")]
-    KeyRefused { server: SocketAddr, key: Name, reason: &'static str },
+    KeyRefused { server: SocketAddr, key: String, reason: &'static str },
     #[error("the answer of the DNS server {server} is not signed with the TSIG key {key}")]
-    NotSigned { server: SocketAddr, key: Name },
+    NotSigned { server: SocketAddr, key: String },
 }
 
 /// Where a value is written: an owner name, aliases followed, and its zone.
@@ -109,7 +109,7 @@ impl Rfc2136 {
         match answer.metadata.response_code {
             ResponseCode::NoError => Ok(()),
             ResponseCode::NotAuth | ResponseCode::NotZone => {
-                Err(UpdateError::NotItsZone { server: self.channel.server, name: place.zone.clone() })
+                Err(UpdateError::NotItsZone { server: self.channel.server, name: place.zone.to_string() })
             }
             code => Err(self.refused(format!("the update of the zone {}", place.zone), code)),
         }
@@ -118,8 +118,7 @@ impl Rfc2136 {
     /// Asks for the SOA: that of the zone comes with the answer that the name has none, and so does an alias.
     async fn place(&self, owner_name: &str) -> Result<Place, UpdateError> {
         let server = self.channel.server;
-        let owner = absolute(owner_name)?;
-        let mut name = owner.clone();
+        let mut name = absolute(owner_name)?;
         for _ in 0..=MOST_ALIASES {
             let answer = match (self.ask(&name, RecordType::SOA).await, &self.zone) {
                 (Ok(answer), _) => answer,
@@ -136,13 +135,13 @@ impl Rfc2136 {
             };
             match zone {
                 Some(zone) if zone.zone_of(&name) => return Ok(Place { name, zone }),
-                Some(zone) => return Err(UpdateError::NotInZone { name, zone }),
-                None if is_end => return Err(UpdateError::NotItsZone { server, name }),
+                Some(zone) => return Err(UpdateError::NotInZone { name: name.to_string(), zone: zone.to_string() }),
+                None if is_end => return Err(UpdateError::NotItsZone { server, name: name.to_string() }),
                 // What is at the end of an alias, nobody has said yet.
                 None => {}
             }
         }
-        Err(UpdateError::TooManyAliases { server, name: owner })
+        Err(UpdateError::TooManyAliases { server, name: owner_name.to_owned() })
     }
 
     async fn ask(&self, name: &Name, record_type: RecordType) -> Result<Message, UpdateError> {
@@ -153,7 +152,7 @@ impl Rfc2136 {
             // A server that answers for others too is not to be mistaken for theirs.
             ResponseCode::NoError | ResponseCode::NXDomain if answer.metadata.authoritative => Ok(answer),
             ResponseCode::NoError | ResponseCode::NXDomain | ResponseCode::Refused | ResponseCode::NotAuth => {
-                Err(UpdateError::NotItsZone { server: self.channel.server, name: name.clone() })
+                Err(UpdateError::NotItsZone { server: self.channel.server, name: name.to_string() })
             }
             code => Err(self.refused(format!("a question about {name}"), code)),
         }

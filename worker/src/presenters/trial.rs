@@ -38,12 +38,7 @@ impl TrialError {
 
 /// Writes a value at an owner name (with the final dot), sees it there, removes it, and sees it gone. Where the zone's
 /// server is known it is asked, otherwise the resolvers are, for up to 30 s.
-pub async fn run(
-    publisher: &Publisher,
-    owner_name: &str,
-    value: &str,
-    lookup: &TxtLookup,
-) -> Result<(), TrialError> {
+pub async fn run(publisher: &Publisher, owner_name: &str, value: &str, lookup: &TxtLookup) -> Result<(), TrialError> {
     let written = publisher.present(owner_name, value).await.map_err(TrialError::NotWritten);
     let seen = match written {
         Ok(()) => see(publisher, owner_name, value, lookup, true).await,

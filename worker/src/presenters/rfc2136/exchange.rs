@@ -32,6 +32,7 @@ impl Channel {
     pub(super) async fn ask(&self, mut message: Message) -> Result<Message, UpdateError> {
         let server = self.server;
         let malformed = |source: ProtoError| UpdateError::Malformed { server, source };
+        // What the server compares is this host's clock with its own.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let verifier = message.finalize(&self.signer, now).map_err(malformed)?;
         let question = message.to_vec().map_err(malformed)?;
@@ -59,7 +60,7 @@ impl Channel {
 
     /// An error may be unsigned (RFC 8945 section 5.3.2), anything else may not.
     fn judge(&self, answer: Message, bytes: &[u8], verifier: Option<TSigVerifier>) -> Result<Message, UpdateError> {
-        let (server, key) = (self.server, self.signer.signer_name().clone());
+        let (server, key) = (self.server, self.signer.signer_name().to_string());
         if let Some(error) = answer.signature().and_then(|signature| signature.data.error) {
             return Err(UpdateError::KeyRefused { server, key, reason: key_fault(error) });
         }
