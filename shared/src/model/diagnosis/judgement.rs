@@ -178,7 +178,11 @@ impl Case<'_> {
     /// The record itself: there, elsewhere, or wrong.
     fn record(&self) -> Vec<Finding> {
         let owner = &self.facts.owner;
-        let mut findings: Vec<Finding> = self.both_kinds().into_iter().collect();
+        // What one of the two leads to says nothing as long as there are both.
+        if let Some(both) = self.both_kinds() {
+            return vec![both];
+        }
+        let mut findings = Vec::new();
         if matches!(self.sights.walk.ended, WalkEnd::Loop | WalkEnd::TooLong) {
             let text = format!("the aliases that begin at {owner} lead nowhere: remove the CNAME there");
             findings.push(self.with_record(Finding::new(C::CnameLoop, Error, text)));
