@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(description["openapi"], "3.1.0");
         let paths = description["paths"].as_object().unwrap();
         let calls: Vec<_> = paths.values().flat_map(|path| path.as_object().unwrap().values()).collect();
-        assert_eq!(calls.len(), 30);
+        assert_eq!(calls.len(), 36);
         let mut ids = HashSet::new();
         for call in calls {
             assert!(ids.insert(call["operationId"].as_str().unwrap().to_owned()), "twice: {}", call["operationId"]);

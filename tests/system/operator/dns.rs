@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tempfile::TempDir;
 
-use super::{Said, command, ctl, ctl_on, domain, sql};
+use super::{Said, command, ctl, ctl_on, domain};
 use crate::databases::{connect, migrated};
 
 const NEEDS: &str = "the server was skipped or started";
@@ -193,12 +193,6 @@ async fn what_is_set_is_shown_without_its_secret_replaced_and_removed() {
     assert_eq!(show(&["--domain", "shop.example.com"]).await["published_by"], "webhook");
     ctl(&url, &["dns", "remove", "--domain", "shop.example.com"]).await.ended(3);
     ctl(&url, &["dns", "try", "--account", "9"]).await.ended(3);
-    // What nobody needs any more goes with the hourly purge.
-    sql(
-        &mut conn,
-        "UPDATE presenter_configs SET replaced_at = now() - interval '2 days' WHERE replaced_at IS NOT NULL",
-    )
-    .await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::certificates::ordered;
 use countersign_shared::store::idempotency_keys::{self, Begun, KeyOf};
 use countersign_shared::store::orders::purge::{self, Cursor};
+use countersign_shared::store::presenter_configs;
 use countersign_shared::store::renewals::{self, NewRenewal, Renewable};
 use countersign_tests::acme_front::Kind;
 use countersign_tests::stack::waiting;
@@ -332,4 +333,42 @@ async fn after_a_purge_failures_can_be_retried_certificates_are_there_and_delete
         stack.becomes_active(&domain.id).await;
     }
     stack.finish().await;
+}
+
+#[tokio::test]
+async fn replaced_settings_of_presenters_go_once_no_order_needs_them() {
+    let url = migrated().await;
+    let mut conn = connect(&url).await;
+    let shop = domain(&mut conn, "shop.example.com", "verified").await;
+    let (needed, in_force) = (order(&mut conn, shop, "failed", Some("ca_refused")).await, "'manual', NULL");
+    let config = async |conn: &mut PgConnection, kind_and_replaced: &str| {
+        let insert = "INSERT INTO presenter_configs (account_id, kind, replaced_at) VALUES (1, ";
+        let query = format!("{insert}{kind_and_replaced}) RETURNING id");
+        sqlx::query_scalar::<_, i64>(AssertSqlSafe(query)).fetch_one(conn).await.unwrap()
+    };
+    let of_an_order = config(&mut conn, "'webhook', now() - interval '3 days'").await;
+    sql(&mut conn, &format!("UPDATE orders SET presenter_config_id = {of_an_order} WHERE public_id = '{needed}'"))
+        .await;
+    let of_today = config(&mut conn, "'webhook', now() - interval '23 hours'").await;
+    let current = config(&mut conn, in_force).await;
+    for _ in 0..3 {
+        config(&mut conn, "'webhook', now() - interval '25 hours'").await;
+    }
+    assert_eq!(presenter_configs::purge(&mut conn, 2).await.unwrap(), 2);
+    assert_eq!(presenter_configs::purge(&mut conn, 100).await.unwrap(), 1);
+    let left = column(&mut conn, "SELECT id::text FROM presenter_configs ORDER BY id").await;
+    assert_eq!(left, [of_an_order, of_today, current].map(|id| id.to_string()));
+    // A domain that goes takes its own along, and what was proposed for it.
+    sql(&mut conn, &format!("UPDATE presenter_configs SET domain_id = {shop} WHERE id = {of_an_order}")).await;
+    let proposal = format!(
+        "INSERT INTO presenter_proposals (account_id, domain_id, trial_domain_id, settings) VALUES (1, {shop}, {shop}, '{{}}')"
+    );
+    sql(&mut conn, &proposal).await;
+    sql(&mut conn, "INSERT INTO jobs (kind, proposal_id, lane) SELECT 'try-presenter', id, 2 FROM presenter_proposals")
+        .await;
+    sql(&mut conn, &format!("UPDATE domains SET deleted_at = now() WHERE id = {shop}")).await;
+    assert_eq!(purge::domains(&mut conn, 100).await.unwrap(), 1);
+    let left = column(&mut conn, "SELECT id::text FROM presenter_configs ORDER BY id").await;
+    assert_eq!(left, [of_today, current].map(|id| id.to_string()));
+    assert!(column(&mut conn, "SELECT kind FROM jobs WHERE kind = 'try-presenter'").await.is_empty());
 }

@@ -20,7 +20,7 @@ async fn a_wildcard_and_its_apex(kind: Kind, transport: &str) {
     };
     let records = "_acme-challenge.shop.example.com. TXT \"the customer's own\"";
     let server = NameServer::start(kind, &[Zone { name: "example.com.", records, is_dynamic: true }]).await.unwrap();
-    let stack = Stack::builder().resolver(server.address()).dns_front().start().await;
+    let stack = Stack::builder().resolver(server.address()).dns_front().setting("LOG_LEVEL", "trace").start().await;
     let caller = Caller::new(&stack, "shop", "manual");
     caller.domain(DOMAIN).await;
     let (account, address, secret) =

@@ -36,7 +36,7 @@ async fn tried(caller: &Caller<'_>, of_account: &str) -> Value {
 #[tokio::test]
 async fn what_works_is_in_force_what_does_not_is_refused_and_what_was_in_force_stays() {
     let receiver = Receiver::start().unwrap();
-    let stack = hooked(&receiver).start().await;
+    let stack = hooked(&receiver).setting("LOG_LEVEL", "trace").start().await;
     let caller = Caller::new(&stack, "shop", "manual");
     let domain = caller.domain(DOMAIN).await;
     let of_domain = format!("domains/{DOMAIN}/presenter");
@@ -96,7 +96,7 @@ async fn what_works_is_in_force_what_does_not_is_refused_and_what_was_in_force_s
     let shown: i64 = sqlx::query_scalar(everywhere).bind(HIDDEN).fetch_one(stack.pool()).await.unwrap();
     assert_eq!(shown, 0, "the secret is in a row where it does not belong");
     for program in ["api-1", "worker-1"] {
-        assert!(!stack.log(program).contains(HIDDEN), "{program}");
+        assert!(!stack.log(program).contains(HIDDEN), "{program} logs the secret");
     }
     stack.finish().await;
 }
