@@ -74,7 +74,10 @@ pub(crate) async fn list(
     let name_like = name_like.as_deref();
     let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
     let (domains, total) = of_account::page(&mut now, account, name_like, &sort, page.limit(), page.offset()).await?;
-    Ok(Json(Paged { data: domains.into_iter().map(|domain| domain.entry(v2.challenge_zone.as_ref())).collect(), pagination: page.of(total) }))
+    Ok(Json(Paged {
+        data: domains.into_iter().map(|domain| domain.entry(v2.challenge_zone.as_ref())).collect(),
+        pagination: page.of(total),
+    }))
 }
 
 /// Register a domain

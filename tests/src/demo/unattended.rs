@@ -51,7 +51,9 @@ async fn renewed(stack: &Stack, story: &mut Story, id: &str) -> Result<()> {
     let (renews_at, not_after) =
         (text(&planned["certificate"], "renews_at")?, text(&planned["certificate"], "not_after")?);
     story.say(&format!("serial       {}, planned for {renews_at}, good until {not_after}", serial(&planned)));
-    let due = sqlx::query("UPDATE certificates SET renew_at = now(), ari_check_due = now() + interval '1 day' WHERE renew_at IS NOT NULL");
+    let due = sqlx::query(
+        "UPDATE certificates SET renew_at = now(), ari_check_due = now() + interval '1 day' WHERE renew_at IS NOT NULL",
+    );
     due.execute(stack.pool()).await.context("moving the time of the renewal")?;
     wake(stack).await?;
     let renewed = becomes(stack, id, |domain| serial(domain) != serial(&planned)).await?;
