@@ -107,6 +107,8 @@ fn refused_parameter<'a>(parameters: impl Iterator<Item = &'a str>, issuer: &Iss
 mod tests {
     use super::*;
 
+    type Records = &'static [(&'static str, &'static str)];
+
     fn set(records: &[(&str, &str)]) -> CaaSet {
         let records = records.iter().map(|(tag, value)| CaaRecord {
             is_critical: tag.starts_with('!'),
@@ -123,7 +125,7 @@ mod tests {
             account_uri: Some("https://ca.example/acct/1".to_owned()),
         };
         // Records, then whether a plain and a wildcard certificate may be issued.
-        let table: [(&[(&str, &str)], bool, bool); 17] = [
+        let table: [(Records, bool, bool); 17] = [
             (&[], true, true),
             (&[("iodef", "mailto:a@b.c")], true, true),
             (&[("issue", "CA.example")], true, true),

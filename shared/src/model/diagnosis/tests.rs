@@ -50,9 +50,12 @@ fn caa(records: &[(&str, &str)]) -> CaaSet {
     CaaSet { owner: Some(ZONE.to_owned()), records: records.iter().map(record).collect(), failed_at: None }
 }
 
-/// Sights, what is found, and the record of the first finding.
-fn table() -> Vec<(&'static str, Facts, Sights, Vec<&'static str>, Option<(&'static str, &'static str, &'static str)>)>
-{
+/// Type, name and value.
+type Record = (&'static str, &'static str, &'static str);
+/// What is known and seen, the codes that are found, and the record of the first finding.
+type Case = (&'static str, Facts, Sights, Vec<&'static str>, Option<Record>);
+
+fn table() -> Vec<Case> {
     let txt = Some(("TXT", OWNER, "want"));
     let cname = Some(("CNAME", OWNER, TARGET));
     let nothing_expected = || Facts { expected: Vec::new(), ..facts() };
