@@ -20,11 +20,11 @@ use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 
 use crate::dns_front::{DnsFault, DnsFront};
-use crate::stack::folder;
 use crate::stack::ports;
 use crate::stack::processes::{Launch, Lifetime, Processes, Signal};
 use crate::stack::waiting;
 use crate::stack::watchdog::Watchdog;
+use crate::stack::{environment, folder};
 pub use odd::OddServer;
 
 const START: Duration = Duration::from_secs(60);
@@ -59,7 +59,7 @@ impl NameServers {
                 let (serial, fronts) = (AtomicU32::new(1), Mutex::default());
                 Ok(Some(Self { network, serial, fronts, folder, processes, _watchdog: watchdog }))
             }
-            Err(reason) if std::env::vars().any(|(name, value)| name == "CI" && value == "true") => Err(reason),
+            Err(reason) if environment::is_ci() => Err(reason),
             Err(reason) => {
                 eprintln!("skipped: {reason:#}");
                 Ok(None)

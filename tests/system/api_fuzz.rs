@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use countersign_tests::checkout;
-use countersign_tests::stack::Stack;
 use countersign_tests::stack::accounts::{ALL_SCOPES, DEFAULT};
+use countersign_tests::stack::{Stack, environment};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -75,7 +75,7 @@ async fn no_request_of_a_machine_gets_an_answer_that_is_not_described() {
     let program = match schemathesis() {
         Ok(program) => program,
         Err(why) => {
-            let is_demanded = std::env::var("CI").is_ok_and(|value| value == "true");
+            let is_demanded = environment::is_ci();
             assert!(!is_demanded, "schemathesis cannot be had: {why}");
             return println!("skipped, for want of schemathesis (package python3-venv): {why}");
         }

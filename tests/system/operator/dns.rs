@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use countersign_tests::name_server::{KEY_NAME, Kind, NameServer, SECRET, Zone};
+use countersign_tests::primary::{KEY_NAME, Kind, NameServer, SECRET, Zone};
 use countersign_tests::receiver::{Manner, Receiver};
 use countersign_tests::stack::Stack;
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Dynamic updates to BIND and to Knot (RFC 2136): a wildcard and its apex need two values at one name, beside the customer's own.
 
 use countersign_tests::dns_front::DnsFault;
-use countersign_tests::name_server::{KEY_NAME, Kind, NameServer, Zone};
+use countersign_tests::primary::{KEY_NAME, Kind, NameServer, Zone};
 use countersign_tests::stack::Stack;
 use countersign_tests::stack::accounts::ctl;
 use serde_json::json;
@@ -56,7 +56,7 @@ async fn a_wildcard_and_its_apex(kind: Kind, transport: &str) {
     stack.finish().await;
     assert_eq!(server.values(OWNER).await.unwrap(), [OWN], "only what is ours is removed");
     for log in ["worker-1", "api-1"] {
-        assert!(!stack.log(log).contains(countersign_tests::name_server::SECRET));
+        assert!(!stack.log(log).contains(countersign_tests::primary::SECRET));
     }
 }
 

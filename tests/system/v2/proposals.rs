@@ -1,6 +1,6 @@
 //! Who publishes an account's records, by `/v2`: proposed, tried by a worker, in force or refused; and never a secret to be seen.
 
-use countersign_tests::name_server::{KEY_NAME, Kind, NameServer, SECRET, Zone};
+use countersign_tests::primary::{KEY_NAME, Kind, NameServer, SECRET, Zone};
 use countersign_tests::receiver::{Manner, Receiver};
 use countersign_tests::stack::{Stack, StackBuilder};
 use reqwest::Method;
