@@ -179,6 +179,9 @@ async fn real_answers_are_as_described() {
     let shown = description.agrees("get", one, 200, api.try_fetch(&id).await);
     assert_eq!(shown["status"], "pending");
     description.agrees("post", &verify, 400, api.try_verify(&id).await);
+    let diagnosis = format!("{one}/diagnosis");
+    let found = call(api, Method::GET, &format!("/domains/{id}/diagnosis")).await;
+    description.agrees("get", &diagnosis, 200, found);
     stack.dns().set_servfail(&owner).await.unwrap();
     description.agrees("post", &verify, 424, api.try_verify(&id).await);
     stack.dns().clear_servfail(&owner).await.unwrap();

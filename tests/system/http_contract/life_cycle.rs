@@ -192,7 +192,10 @@ fn a_failed_domain_says_why_and_can_be_verified_again() {
         let expected = ["created_at", "domain_name", "failure", "id", "status", "updated_at", "verified_at"];
         assert_eq!(fields(&seen), expected);
         let failure = &seen["failure"];
-        assert_eq!(fields(failure), ["at", "code", "detail", "retryable"]);
+        assert_eq!(fields(failure), ["at", "code", "detail", "findings", "retryable"]);
+        for finding in failure["findings"].as_array().unwrap() {
+            assert!(finding["code"].is_string() && finding["detail"].is_string(), "{finding}");
+        }
         assert_eq!(failure["code"], "record_not_seen");
         assert!(failure["detail"].as_str().unwrap().contains(&owner(&domain.domain_name)), "{failure}");
         assert!(at(&failure["at"]) >= at(&seen["verified_at"]));
