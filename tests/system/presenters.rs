@@ -175,6 +175,9 @@ async fn an_order_is_cleaned_up_where_it_published_whatever_was_set_since() {
     let record = stack.wait_until("the value is published", SOON, published).await;
     assert_eq!(record, (order.challenge_domain.clone(), order.expected_txt_value.clone()));
     set_webhook(&stack, "shop.example.com", &receiver, "/new");
+    // A worker that knows neither reads what the order began with.
+    stack.terminate("worker-1", SOON).await;
+    stack.restart("worker-1").await;
     stack.dns_front().heal();
     stack.becomes_active(&shop.id).await;
     stack.finish().await;
