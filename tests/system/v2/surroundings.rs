@@ -229,7 +229,11 @@ async fn an_api_that_is_full_says_so_with_every_header() {
     let caller = Caller::new(&stack, "shop", "manual");
     let domain = stack.verified_domain("shop.example.com").await;
     // It waits for a worker, and holds the one place of both surfaces.
-    let held = async { stack.api().try_issue(&domain.id).await.unwrap() };
+    // Unless a question whether it is full has that place when it comes.
+    let held = stack.wait_until("the issuance has the place", SOON, async || {
+        let answer = stack.api().try_issue(&domain.id).await.unwrap();
+        (answer.status != 503).then_some(answer)
+    });
     let full = async || {
         let answer = caller.ask(Method::GET, "/v2/whoami").await;
         (answer.status == 503).then_some(answer)
