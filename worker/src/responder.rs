@@ -1,7 +1,7 @@
 //! `countersign-dns`: the authoritative name server of the zone that customers delegate their challenges to.
 //!
-//! It answers from Postgres what orders need: [`packet`] reads a question and writes the answer, [`records`] knows the values,
-//! [`zone`] what never changes, [`sockets`] who is answered at all.
+//! It answers from Postgres what orders need: `packet` reads a question and writes the answer, `records` knows the values,
+//! `zone` what never changes, `sockets` who is answered at all.
 
 pub mod packet;
 mod records;
