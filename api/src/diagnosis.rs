@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_domain_is_looked_at_once_at_a_time_and_few_are() {
-        let authoritative = Authoritative::new(&["127.0.0.1:53".parse().unwrap()], true).unwrap();
+        let authoritative = Authoritative::new(&["127.0.0.1:53".parse().unwrap()], true, true).unwrap();
         let practice = Practice::new(Doctor { authoritative, challenge_zone: None, caa_identities: Vec::new() });
         let first = practice.admit(1);
         assert!(first.is_some() && practice.admit(1).is_none());

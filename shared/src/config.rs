@@ -150,6 +150,10 @@ pub struct DnsArgs {
     /// the resolvers only
     #[arg(long, env = "DNS_AUTHORITATIVE_CHECK", default_value = "on")]
     pub dns_authoritative_check: Switch,
+
+    /// Let name servers of customers' zones have private, loopback and other addresses that are not of the public internet
+    #[arg(long, env = "DNS_ALLOW_PRIVATE", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub dns_allow_private: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -164,7 +168,7 @@ impl DnsArgs {
     }
 
     pub fn authoritative(&self) -> Result<Authoritative, SetupError> {
-        Authoritative::new(&self.dns_resolvers, self.dns_authoritative_check == Switch::On)
+        Authoritative::new(&self.dns_resolvers, self.dns_authoritative_check == Switch::On, self.dns_allow_private)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It reads what is known of the name, looks, and has the model judge. No connection is held while it looks.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::dns::Authoritative;
@@ -20,6 +21,9 @@ use time::OffsetDateTime;
 
 /// Also before this the doctor may be done: it waits only for what does not answer.
 pub const LOOKS_FOR: Duration = Duration::from_secs(20);
+
+/// Names of one order that are looked at when it fails.
+const MOST_NAMES: usize = 4;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -71,13 +75,15 @@ impl Doctor {
         Ok(facts)
     }
 
-    /// What an order awaits of its domain's own name; nothing when it is issued or cancelled.
+    /// What an order awaits of its domain's own name; nothing when it is issued or cancelled, or failed and nobody has to set anything.
     pub fn facts_of_order(&self, order: &Order, registration: Option<Registration>) -> Facts {
         let mut facts = self.facts(&order.domain_name, &order.delegation_label, registration);
         let of_domain = order.authorizations.iter().filter(|one| one.identifier == order.domain_name.as_str());
         let values = of_domain.filter(|one| one.proved_at.is_none()).map(|one| one.txt_value.clone()).collect();
+        // What was published for it is removed by then.
+        let is_over = order.cleaned_up_at.is_some() && order.published_by.presenter.is_automatic();
         match order.state {
-            OrderState::Issued | OrderState::Cancelled => {
+            state if is_over || matches!(state, OrderState::Issued | OrderState::Cancelled) => {
                 facts.others = Vec::<String>::into_iter(values).map(|value| (value, OLD_VALUE)).collect();
             }
             _ => facts.expected = values,
@@ -85,6 +91,24 @@ impl Doctor {
         facts.is_delegated = order.published_by.presenter == Presenter::Delegated;
         facts.is_wildcard = order.names.iter().any(|name| name.starts_with("*."));
         facts
+    }
+
+    /// What a failing order awaits of each of its names, but for those that were proved: the first few.
+    pub fn facts_of_names(&self, order: &Order, registration: Option<&Registration>) -> Vec<Facts> {
+        let awaited = order.authorizations.iter().filter(|one| one.proved_at.is_none());
+        let names: BTreeSet<&str> = awaited.clone().map(|one| one.identifier.as_str()).collect();
+        let facts_of = |name: &str| {
+            let facts =
+                self.facts(&DnsName::from_stored(name.to_owned()), &order.delegation_label, registration.cloned());
+            let of_name = awaited.clone().filter(|one| one.identifier == name);
+            Facts {
+                expected: of_name.clone().map(|one| one.txt_value.clone()).collect(),
+                is_wildcard: of_name.clone().any(|one| one.wildcard),
+                is_delegated: order.published_by.presenter == Presenter::Delegated,
+                ..facts
+            }
+        };
+        names.into_iter().take(MOST_NAMES).map(facts_of).collect()
     }
 
     pub async fn diagnose(&self, facts: &Facts, looked_at: OffsetDateTime) -> Diagnosis {
@@ -127,7 +151,7 @@ mod tests {
     #[tokio::test]
     async fn a_ca_is_known_by_its_directory_or_by_what_was_set() {
         let doctor = |set: &[&str]| Doctor {
-            authoritative: Authoritative::new(&["127.0.0.1:53".parse().unwrap()], true).unwrap(),
+            authoritative: Authoritative::new(&["127.0.0.1:53".parse().unwrap()], true, true).unwrap(),
             challenge_zone: None,
             caa_identities: set.iter().map(|name| (*name).to_owned()).collect(),
         };

@@ -90,7 +90,7 @@ async fn verified_domain(conn: &mut PgConnection, number: u8) -> i64 {
         verification_token: &token,
     };
     let domain = domains::insert(conn, &new).await.unwrap();
-    domains::mark_verified(conn, domain.id, false).await.unwrap().unwrap().id
+    domains::mark_verified(conn, domain.id, None).await.unwrap().unwrap().id
 }
 
 async fn certificate(conn: &mut PgConnection, number: u8, domain: i64) -> i64 {

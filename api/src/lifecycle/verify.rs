@@ -33,7 +33,7 @@ pub(super) async fn run(app: &App, id: &PublicId) -> Result<Domain, ApiError> {
         )));
     }
     let target = app.challenge_zone.as_ref().map(|zone| zone.target(&domain.delegation_label));
-    let is_delegated = target.is_some_and(|target| answer.aliases.contains(&target));
+    let is_delegated = target.map(|target| answer.aliases.contains(&target));
     let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
     if let Some(verified) = domains::mark_verified(&mut conn, domain.id, is_delegated).await? {
         tracing::info!(domain.id = %verified.public_id, domain.name = %verified.name, "domain verified");

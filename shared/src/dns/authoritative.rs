@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::lookup::SetupError;
 use super::question::{Asked, Question, Unanswered, ask};
+use crate::model::address::is_inward;
 use crate::model::walk::{Hop, ServerAnswer, ServerResult, Walk, WalkEnd};
 
 /// Walks and other examinations under way at once in one process.
@@ -22,6 +23,8 @@ const CONCURRENT_WALKS: usize = 32;
 /// One server, by UDP and TCP; and everything.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 const WALK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Name servers of one zone that are looked up; no zone in earnest has more.
+const MOST_SERVERS: usize = 13;
 const MOST_ADDRESSES: usize = 16;
 const MOST_HOPS: usize = 8;
 /// Delegations below the zone that the resolvers know of.
@@ -35,6 +38,7 @@ pub struct Authoritative {
     slots: Arc<Semaphore>,
     /// Whether the zones' own servers may be asked at all.
     walks: bool,
+    allows_inward: bool,
 }
 
 /// One walk or examination: it ends in time, whatever is silent.
@@ -43,6 +47,8 @@ pub(super) struct Search {
     deadline: Instant,
     /// Also asks for the alias of a name that has TXT records: no sound server has both.
     is_thorough: bool,
+    /// Whether servers in our own network are asked.
+    allows_inward: bool,
 }
 
 /// A zone and where its servers are.
@@ -60,10 +66,16 @@ enum Said {
 }
 
 impl Authoritative {
-    /// `walks`: whether the network lets us reach other servers than the resolvers.
-    pub fn new(resolvers: &[SocketAddr], walks: bool) -> Result<Self, SetupError> {
+    /// `walks`: whether the network lets us reach other servers than the resolvers; `allows_inward`: whether they may be in our own
+    /// network, where strangers' NS records could lead us.
+    pub fn new(resolvers: &[SocketAddr], walks: bool, allows_inward: bool) -> Result<Self, SetupError> {
         let resolvers = if resolvers.is_empty() { system_resolvers()? } else { resolvers.to_vec() };
-        Ok(Self { resolvers: resolvers.into(), slots: Arc::new(Semaphore::new(CONCURRENT_WALKS)), walks })
+        Ok(Self {
+            resolvers: resolvers.into(),
+            slots: Arc::new(Semaphore::new(CONCURRENT_WALKS)),
+            walks,
+            allows_inward,
+        })
     }
 
     /// Asks for the TXT records at `owner` (absolute, with the trailing dot). An alias of `home` is not followed: that
@@ -86,7 +98,12 @@ impl Authoritative {
     }
 
     pub(super) fn search(&self, within: Duration, is_thorough: bool) -> Search {
-        Search { resolvers: Arc::clone(&self.resolvers), deadline: Instant::now() + within, is_thorough }
+        Search {
+            resolvers: Arc::clone(&self.resolvers),
+            deadline: Instant::now() + within,
+            is_thorough,
+            allows_inward: self.allows_inward,
+        }
     }
 }
 
@@ -199,9 +216,16 @@ impl Search {
         let mut seen = BTreeSet::new();
         for (name, addresses) in &cut.servers {
             if addresses.is_empty() {
-                said.push((said.len(), Said::Answer(answer_of(name, None, ServerResult::Unreachable))));
+                said.push((said.len() + asking.len(), Said::Answer(answer_of(name, None, ServerResult::Unreachable))));
             }
             for &address in addresses {
+                if !self.allows_inward && is_inward(address) {
+                    said.push((
+                        said.len() + asking.len(),
+                        Said::Answer(answer_of(name, None, ServerResult::Unreachable)),
+                    ));
+                    continue;
+                }
                 if seen.len() < MOST_ADDRESSES && seen.insert(address) {
                     let (owner, zone, name) = (owner.clone(), cut.zone.clone(), name.clone());
                     let (number, within, is_thorough) = (said.len() + asking.len(), self.left(), self.is_thorough);
@@ -354,7 +378,8 @@ fn name_servers(records: &[Record], zone: &Name) -> Vec<Name> {
         RData::NS(name) => Some(name.to_lowercase()),
         _ => None,
     });
-    BTreeSet::from_iter(names).into_iter().collect()
+    // However many a stranger's answer has: each costs look-ups.
+    BTreeSet::from_iter(names).into_iter().take(MOST_SERVERS).collect()
 }
 
 fn addresses_of(records: &[Record], name: &Name) -> Vec<IpAddr> {

@@ -7,6 +7,9 @@ use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
 use utoipa::ToSchema;
 
+use super::diagnosis::Finding;
+use super::problem::OrderProblem;
+
 /// `2026-11-21T09:30:00Z`
 pub fn timestamp(at: OffsetDateTime) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
@@ -81,11 +84,17 @@ pub struct CertificateEntry {
     /// Our addition: why it failed, in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_reason: Option<String>,
+    /// Our addition: what was found wrong with the DNS of its names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failure_findings: Vec<Finding>,
 }
 
 impl CertificateEntry {
-    pub fn because(mut self, failure_reason: Option<String>) -> Self {
-        self.failure_reason = failure_reason;
+    pub fn because(mut self, problem: Option<OrderProblem>) -> Self {
+        if let Some(problem) = problem {
+            self.failure_reason = Some(problem.detail);
+            self.failure_findings = problem.findings;
+        }
         self
     }
 }

@@ -131,7 +131,7 @@ pub enum OrderEvent {
     /// The value was seen for the first time: the customer's clock stops.
     Seen {
         at: OffsetDateTime,
-        /// Whether the challenge names were aliases of the domain's delegation target; None: it cannot be said.
+        /// Whether the challenge name of the domain itself was an alias of its delegation target; None: it cannot be said.
         is_delegated: Option<bool>,
     },
     Confirmed,

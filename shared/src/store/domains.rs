@@ -200,11 +200,15 @@ pub async fn lock_live(conn: &mut PgConnection, id: i64) -> Result<Option<Domain
 }
 
 /// The token was seen: `verified` from any status that allows it. None when the status has changed meanwhile.
-pub async fn mark_verified(conn: &mut PgConnection, id: i64, is_delegated: bool) -> Result<Option<Domain>, StoreError> {
+pub async fn mark_verified(
+    conn: &mut PgConnection,
+    id: i64,
+    is_delegated: Option<bool>,
+) -> Result<Option<Domain>, StoreError> {
     sqlx::query_as!(
         Row,
         "UPDATE domains SET status = 'verified', verified_at = now(), updated_at = now(),
-             delegated_at = CASE WHEN $2 THEN now() END
+             delegated_at = CASE WHEN $2::boolean IS NULL THEN delegated_at WHEN $2 THEN now() END
          WHERE id = $1 AND deleted_at IS NULL AND status IN ('pending', 'failed', 'active')
          RETURNING id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at",
         id,

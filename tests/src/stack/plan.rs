@@ -208,7 +208,8 @@ impl Plan {
             .env("LOG_LEVEL", "info")
             .env("LOG_FORMAT", "json")
             .env("ADMIN_ADDR", format!("127.0.0.1:{}", replica.admin_port))
-            .env("DNS_RESOLVERS", self.resolver_address());
+            .env("DNS_RESOLVERS", self.resolver_address())
+            .env("DNS_ALLOW_PRIVATE", "true");
         let listener = replica.port.map(|port| format!("127.0.0.1:{port}")).unwrap_or_default();
         launch = match replica.role {
             Role::Api => launch.env("SERVER_ADDR", listener).env("ALLOW_SPECIAL_USE_NAMES", "true"),

@@ -11,6 +11,7 @@ use countersign_shared::model::order::OrderOrigin;
 use countersign_shared::model::presenter::PresenterSettings;
 use countersign_shared::store::domains::of_account::{self, AccountDomain};
 use countersign_shared::store::presenter_configs::{self, ConfigLine, Scope};
+use countersign_shared::store::presenter_proposals;
 use countersign_shared::store::{Connection as _, PgConnection, accounts};
 use serde_json::json;
 
@@ -251,6 +252,8 @@ impl Set {
             }
         }
         let mut tx = conn.begin().await?;
+        // What was proposed before must not take its place.
+        presenter_proposals::withdraw(&mut tx, found.scope()).await?;
         let id = presenter_configs::replace(&mut tx, found.scope(), &settings, secret.as_ref()).await?;
         tx.commit().await?;
         let presenter = settings.presenter().as_str();
@@ -270,7 +273,11 @@ impl Remove {
         let Some(found) = self.whose.find(&mut conn).await? else {
             return Ok(Ended::NotFound);
         };
-        if !presenter_configs::remove(&mut conn, found.scope()).await? {
+        let mut tx = conn.begin().await?;
+        let is_withdrawn = presenter_proposals::withdraw(&mut tx, found.scope()).await?;
+        let is_removed = presenter_configs::remove(&mut tx, found.scope()).await?;
+        tx.commit().await?;
+        if !is_removed && !is_withdrawn {
             eprintln!("countersignctl: nothing is set for {}", found.named());
             return Ok(Ended::NotFound);
         }

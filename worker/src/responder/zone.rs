@@ -20,7 +20,7 @@ pub struct Zone {
     addresses: Vec<Record>,
 }
 
-/// A delegation label: 32 digits, of which every bit is random.
+/// A delegation label: the 32 digits of a random UUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Label(u128);
 

@@ -120,15 +120,14 @@ async fn look(step: &Step<'_>) -> Look {
     let began_at = step.now();
     let are_several = step.order.authorizations.len() > 1;
     let target = step.tools.challenge_zone.as_ref().map(|zone| zone.target(&step.order.delegation_label));
-    let (mut last, mut all_delegated, mut own_delegated) = (None, target.is_some(), None);
+    let (mut last, mut own_delegated) = (None, None);
     for authorization in step.order.authorizations.iter().filter(|one| one.proved_at.is_none()) {
         let owner = challenge_owner(&authorization.identifier);
         let observation = match step.tools.lookup.txt(&owner).await {
             Ok(answer) => {
-                let is_delegated = target.as_ref().is_some_and(|target| answer.aliases.contains(target));
-                all_delegated &= is_delegated;
+                // Another name of the domain says nothing of the domain itself.
                 if authorization.identifier == step.order.domain_name.as_str() {
-                    own_delegated = Some(is_delegated);
+                    own_delegated = target.as_ref().map(|target| answer.aliases.contains(target));
                 }
                 Observation::of_values(began_at, answer.values, &authorization.txt_value)
             }
@@ -142,9 +141,7 @@ async fn look(step: &Step<'_>) -> Look {
         }
     }
     let observation = last.unwrap_or_else(|| Observation::of_values(began_at, Vec::new(), ""));
-    // Another name of the domain that is not delegated says nothing of the domain itself.
-    let is_delegated = if all_delegated { Some(true) } else { own_delegated.filter(|_| target.is_some()) };
-    Look { observation, is_delegated }
+    Look { observation, is_delegated: own_delegated }
 }
 
 fn to_json(observation: &Observation) -> Option<serde_json::Value> {

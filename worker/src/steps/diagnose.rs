@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use countersign_shared::model::diagnosis::FindingCode;
 use countersign_shared::model::order::OrderEvent;
 use countersign_shared::store::{acme_accounts, in_time};
 use countersign_shared::telemetry::chain;
@@ -27,8 +28,11 @@ pub(super) async fn explain(step: &Step<'_>, mut outcome: StepOutcome) -> StepRe
                 tracing::debug!(error = chain(&error), "diagnosing without the account's URL");
                 None
             });
-            let facts = step.tools.doctor.facts_of_order(step.order, registration);
-            step.tools.doctor.findings(&facts, LOOKS_FOR).await
+            let of_each = step.tools.doctor.facts_of_names(step.order, registration.as_ref());
+            let found = of_each.iter().map(|facts| step.tools.doctor.findings(facts, LOOKS_FOR));
+            let found = futures::future::join_all(found).await.into_iter().flatten();
+            // It failed: that all is well by now explains nothing.
+            found.filter(|finding| finding.code != FindingCode::AllWell).collect()
         };
         problem.findings = tokio::time::timeout(WITHIN, findings).await.unwrap_or_default();
     }

@@ -10,6 +10,7 @@ use crate::model::certificate::KeyAlgorithm;
 use crate::model::certificate_names::CertificateNames;
 use crate::model::entries::{CertificateEntry, date, timestamp};
 use crate::model::ids::PublicId;
+use crate::model::problem::OrderProblem;
 
 #[derive(Clone, Debug, FromRow)]
 pub struct OrderedCertificate {
@@ -47,6 +48,7 @@ impl OrderedCertificate {
             expires_at: self.not_after.map(timestamp),
             expires_on: self.not_after.map(date),
             failure_reason: None,
+            failure_findings: Vec::new(),
         }
     }
 }
@@ -238,12 +240,14 @@ pub async fn pending_challenges(conn: &mut PgConnection, id: i64) -> Result<Vec<
     Ok(challenges.fetch_all(conn).await?)
 }
 
-/// Why its order ended without it: the failure code and the sentence for the customer.
-pub async fn failure(conn: &mut PgConnection, id: i64) -> Result<Option<String>, StoreError> {
-    let detail = sqlx::query_scalar!(
-        r#"SELECT problem ->> 'detail' AS "detail!" FROM orders
+/// Why its order ended without it.
+pub async fn failure(conn: &mut PgConnection, id: i64) -> Result<Option<OrderProblem>, StoreError> {
+    let problem = sqlx::query_scalar!(
+        r#"SELECT problem AS "problem!" FROM orders
            WHERE certificate_id = $1 AND state IN ('failed', 'cancelled') ORDER BY id DESC LIMIT 1"#,
         id
     );
-    Ok(detail.fetch_optional(conn).await?)
+    let problem = problem.fetch_optional(conn).await?;
+    let parsed = problem.map(serde_json::from_value).transpose();
+    parsed.map_err(|_| StoreError::Corrupt { column: "orders.problem" })
 }
