@@ -69,7 +69,8 @@ async fn a_service_that_is_in_trouble_is_tried_again_and_the_order_does_not_pay_
         stack.wait_until(&format!("the log says: {expected}"), SOON, log).await;
     }
     assert!(!stack.log("worker-1").contains("a secret of the service"));
-    assert!(receiver.flooded() < 16 << 20, "{} bytes were read", receiver.flooded());
+    // A quarter of one such answer, over all tries: what a connection's buffers take is not ours to say.
+    assert!(receiver.flooded() < 256 << 20, "{} bytes were read", receiver.flooded());
     for (name, ..) in &cases {
         receiver.publish_at(stack.dns(), &format!("/{name}"));
     }

@@ -138,6 +138,14 @@ impl Step<'_> {
         self.tools.presenters.of(self.order.published_by).await.map_err(|error| self.not_presented(&error))
     }
 
+    /// Whether a challenge name is an alias of the domain's delegation target: our name servers answer there, whatever else is
+    /// set for the account.
+    async fn leads_to_us(&self, owner_name: &str) -> bool {
+        let Some(zone) = &self.tools.challenge_zone else { return false };
+        let target = zone.target(&self.order.delegation_label);
+        self.tools.lookup.txt(owner_name).await.is_ok_and(|answer| answer.aliases.contains(&target))
+    }
+
     /// DNS that cannot be written is not the order's fault.
     fn not_presented(&self, error: &PresenterError) -> StepError {
         let detail = match error {

@@ -31,7 +31,10 @@ impl Modify for SharedHeaders {
             if let Some(post) = item.post.as_mut().filter(|_| !WITHOUT_KEY.contains(&path.as_str())) {
                 take_key(post, if is_v2 { "V2Error" } else { "Error" });
             }
-            let calls = [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten().filter(|_| is_v2);
+            let calls = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete]
+                .into_iter()
+                .flatten()
+                .filter(|_| is_v2);
             for response in calls.flat_map(|call| call.responses.responses.values_mut()) {
                 RATES.iter().for_each(|(name, _)| carry(response, name));
             }
