@@ -5,6 +5,7 @@
 //! It knows Countersign from the outside only, through HTTP, DNS, the database and signals: it depends on none of our other crates.
 
 pub mod acme_front;
+pub mod aloud;
 pub mod api_client;
 pub mod certificate;
 pub mod chaos;

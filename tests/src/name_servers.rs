@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 
+use crate::aloud;
 use crate::dns_front::{DnsFault, DnsFront};
 use crate::stack::ports;
 use crate::stack::processes::{Launch, Lifetime, Processes, Signal};
@@ -61,7 +62,7 @@ impl NameServers {
             }
             Err(reason) if environment::is_ci() => Err(reason),
             Err(reason) => {
-                eprintln!("skipped: {reason:#}");
+                aloud::say(&format!("skipped: {reason:#}"));
                 Ok(None)
             }
         }

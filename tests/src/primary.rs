@@ -13,6 +13,7 @@ use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::net::UdpSocket;
 
+use crate::aloud;
 use crate::stack::environment;
 use crate::stack::processes::{Launch, Lifetime, Processes};
 use crate::stack::watchdog::Watchdog;
@@ -58,7 +59,7 @@ impl Kind {
     pub fn if_installed(self) -> Option<Self> {
         let is_installed = self.path().is_some();
         if !is_installed && !environment::is_ci() {
-            eprintln!("skipped: {} is not installed (tests/prepare all)", self.program());
+            aloud::say(&format!("skipped: {} is not installed (tests/prepare all)", self.program()));
             return None;
         }
         Some(self)

@@ -5,9 +5,9 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use countersign_tests::checkout;
 use countersign_tests::stack::accounts::{ALL_SCOPES, DEFAULT};
 use countersign_tests::stack::{Stack, environment};
+use countersign_tests::{aloud, checkout};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ async fn no_request_of_a_machine_gets_an_answer_that_is_not_described() {
         Err(why) => {
             let is_demanded = environment::is_ci();
             assert!(!is_demanded, "schemathesis cannot be had: {why}");
-            return println!("skipped, for want of schemathesis (package python3-venv): {why}");
+            return aloud::say(&format!("skipped: schemathesis cannot be had (package python3-venv): {why}"));
         }
     };
     let stack =

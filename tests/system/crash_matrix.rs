@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use cells::{At, COMMITS, Cell, Way};
 use countersign_tests::acme_front::{Kind, Moment};
+use countersign_tests::aloud;
 use rig::Rig;
 
 /// One after the other on one stack; a line of the table for each.
@@ -23,10 +24,11 @@ async fn run(cells: Vec<Cell>) {
         let at = Instant::now();
         let takeover = rig.run(number, cell).await;
         let cell = cell.to_string();
-        println!("| {cell:<44} | one certificate each | {takeover:>4.1} s | {:>4.1} s |", at.elapsed().as_secs_f64());
+        let took = at.elapsed().as_secs_f64();
+        aloud::say(&format!("| {cell:<44} | {takeover:>4.1} s | {took:>4.1} s |"));
     }
     settled::ca_and_we_have_the_same(rig.stack()).await;
-    println!("{count} cells in {:.0} s", began.elapsed().as_secs_f64());
+    aloud::say(&format!("{count} cells in {:.0} s", began.elapsed().as_secs_f64()));
 }
 
 fn every_request(way: Way) -> Vec<Cell> {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use countersign_tests::aloud;
 use countersign_tests::stack::Stack;
 use countersign_tests::stack::delegation::{ZONE, target};
 use countersign_tests::stack::processes::MARK;
@@ -95,7 +96,7 @@ async fn change_records(stack: &Stack) -> Infallible {
 async fn no_answer_is_lost_under_load_while_records_change() {
     let are_there = ["dnsperf", "knotd"].map(|program| Command::new(program).arg("-h").output().is_ok());
     if are_there != [true, true] && !environment::is_ci() {
-        println!("skipped: dnsperf and knotd are not both installed (tests/prepare all)");
+        aloud::say("skipped: dnsperf and knotd are not both installed (tests/prepare all)");
         return;
     }
     let stack = Stack::builder().responders(1).start().await;
@@ -126,7 +127,8 @@ async fn no_answer_is_lost_under_load_while_records_change() {
     for (what, figures) in [("Knot", &knot), ("countersign-dns", &still), ("countersign-dns, 50 changes/s", &changing)]
     {
         let ratio = figures.per_second / knot.per_second;
-        println!("{what:31} {:>9.0} answers/s  {ratio:.2} of Knot  lost {}", figures.per_second, figures.lost);
+        let Figures { per_second, lost, .. } = figures;
+        aloud::say(&format!("{what:31} {per_second:>9.0} answers/s  {ratio:.2} of Knot  lost {lost}"));
     }
     for figures in [&still, &changing] {
         assert_eq!(figures.lost, 0);
