@@ -30,7 +30,7 @@ use narrator::Narrator;
 use plan::Plan;
 use report::Report;
 use storm::{Absences, strike};
-use takeovers::{ROWS, Row, Takeover, Watch, described, longest};
+use takeovers::{ROWS, Row, Takeover, Watch, described, longest, too_late};
 
 /// After the storm, how much longer than a record is awaited everything may take to end.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
@@ -185,9 +185,10 @@ async fn live_through(stack: &Arc<Stack>, options: &Options, plan: Plan) -> Resu
 
     over.store(true, Ordering::Relaxed);
     let takeovers: Vec<Takeover> = joined(observer).await?.concat();
-    let evidence = evidence::gather(stack, stories, unexplained).await?;
     let absences = absences.all();
     let longest = longest(&takeovers, &absences, &options.worker_names(), options.lease_for);
+    unexplained.extend(too_late(&longest[1]));
+    let evidence = evidence::gather(stack, stories, unexplained).await?;
     Ok(Report::new(options, &evidence, &absences, longest, narrator.began().elapsed()))
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use countersign_tests::aloud;
 use countersign_tests::chaos::customers::{Promise, Story};
 use countersign_tests::chaos::evidence::gather;
 use countersign_tests::chaos::plan::Record;
@@ -11,17 +12,35 @@ use countersign_tests::stack::Stack;
 
 use crate::facts::{SOON, all_become_active, names, pending_domains};
 
-#[tokio::test]
-async fn a_small_storm_loses_no_order_and_doubles_none() {
-    let options = Options::small(15, 20_261_121);
-    let report = run(&options).await.unwrap();
+async fn survive(options: &Options) {
+    let report = run(options).await.unwrap();
     assert!(report.verdict.is_clean(), "\n{report}");
-    assert!(report.promised >= 15, "every customer has an order\n{report}");
+    assert!(report.promised >= options.orders, "every customer has an order\n{report}");
     assert_eq!(report.orders("issued") + report.orders("failed"), report.promised, "\n{report}");
     assert!(report.orders("failed") >= 2, "one value was wrong, and one was never published\n{report}");
     assert_eq!(report.at_the_ca, report.orders("issued"), "\n{report}");
     for role in ["worker", "api", "postgres"] {
         assert!(report.blows.keys().any(|(of, _)| of == role), "no blow to {role}\n{report}");
+    }
+    aloud::say(&format!("\n{report}"));
+}
+
+#[tokio::test]
+async fn a_small_storm_loses_no_order_and_doubles_none() {
+    survive(&Options::small(15, 20_261_121)).await;
+}
+
+/// Two minutes.
+#[tokio::test]
+#[ignore = "three storms: make test-all"]
+async fn three_storms_lose_no_order_and_double_none() {
+    for seed in [1, 2, 3] {
+        survive(&Options {
+            arrivals_for: Duration::from_secs(12),
+            storm_for: Duration::from_secs(24),
+            ..Options::small(60, seed)
+        })
+        .await;
     }
 }
 

@@ -125,6 +125,19 @@ pub fn longest(takeovers: &[Takeover], absences: &[Absence], workers: &[String],
     [all, undisturbed]
 }
 
+/// A lost row that nothing delays is taken within a second of its lease's end; three times that on a busy machine.
+const TAKEN_WITHIN: Duration = Duration::from_secs(3);
+
+/// What is wrong with undisturbed take-overs, in words.
+pub fn too_late(undisturbed: &Longest) -> Option<String> {
+    (undisturbed.late > TAKEN_WITHIN).then(|| {
+        let late = undisturbed.late.as_secs_f64();
+        format!(
+            "a lost row was taken {late:.1} s past its lease's end only, though another worker and Postgres were there"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +196,8 @@ mod tests {
         let counted = Longest { count: 1, late: SECOND, since_blow: 9 * SECOND };
         assert_eq!(undisturbed(&[]), [counted, counted]);
         assert_eq!(undisturbed(&[away("postgres", 2, 9), away("worker-2", 3, 8)]), [counted, counted], "before that");
+        assert_eq!(too_late(&counted), None);
+        assert!(too_late(&Longest { late: 4 * SECOND, ..counted }).is_some_and(|sentence| sentence.contains("4.0 s")));
         for disturbance in [away("postgres", 9, 11), away("postgres", 15, 16), away("worker-2", 5, 12)] {
             assert_eq!(undisturbed(&[disturbance]), [counted, Longest::default()]);
         }
