@@ -16,8 +16,8 @@ use countersign_tests::stack::Stack;
 
 use crate::facts::{attempts, has_one_certificate_each};
 
-/// The API's limit for an answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// DATABASE_ACQUIRE_TIMEOUT, where a test sets none: whoever finds no connection is told so after that.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Leases of 2 s end meanwhile.
 const SHORT: Duration = Duration::from_secs(5);
@@ -47,8 +47,14 @@ fn workers(stack: &Stack) -> impl Iterator<Item = &'static str> {
     present.into_iter().filter(|name| name.starts_with("worker"))
 }
 
-/// One call of each kind at once.
-async fn answers_503_in_time(api: &ApiClient, domain_id: &str) {
+/// Three times the limit that rules, on a busy machine. Where that is the API's own limit of 30 s, nothing is to be looked at: a client of
+/// the tests gives up after 40 s, and an answer that did not come fails the test.
+fn answered_within(asked: Instant, limit: Duration) {
+    assert!(asked.elapsed() < 3 * limit, "answered after {:?} only, where {limit:?} is the limit", asked.elapsed());
+}
+
+/// One call of each kind at once; none of them finds a connection.
+async fn answers_503_in_time(api: &ApiClient, domain_id: &str, acquire_timeout: Duration) {
     let asked = Instant::now();
     let answers = tokio::join!(
         api.try_fetch(domain_id),
@@ -56,7 +62,7 @@ async fn answers_503_in_time(api: &ApiClient, domain_id: &str) {
         api.try_issue(domain_id),
         api.try_delete(domain_id)
     );
-    assert!(asked.elapsed() < 3 * ANSWER_WITHIN, "answered after {:?} only", asked.elapsed());
+    answered_within(asked, acquire_timeout);
     <[_; 4]>::from(answers).into_iter().for_each(|answer| is_503(&answer.unwrap()));
 }
 

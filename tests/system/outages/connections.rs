@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use countersign_tests::api_client::Answer;
 use countersign_tests::postgres_front::AtCommit;
 use countersign_tests::stack::Stack;
 use sqlx::{Postgres, Transaction};
 
-use super::{ANSWER_WITHIN, all_resume_unharmed, is_503};
+use super::{ACQUIRE_TIMEOUT, all_resume_unharmed, answered_within, is_503};
 use crate::facts::{SOON, all, events, has_one_certificate_each, is_cleaned_up, names, pending_domains};
+
+/// In every session of ours.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections of our processes that wait for a lock.
 async fn blocked(stack: &Stack) -> i64 {
@@ -42,7 +46,7 @@ async fn backends_terminated_again_and_again_cost_no_order_and_no_attempt() {
             terminated += count;
             let asked = Instant::now();
             let answer = stack.api_replica(number).try_fetch(&domain.id).await.unwrap();
-            assert!(asked.elapsed() < 3 * ANSWER_WITHIN, "answered after {:?} only", asked.elapsed());
+            answered_within(asked, ACQUIRE_TIMEOUT);
             if answer.status != 200 {
                 is_503(&answer);
             }
@@ -133,7 +137,7 @@ async fn no_connection_is_free(held_for: Duration) {
     let began = Instant::now();
     let held = async {
         let answer = stack.api().try_fetch(&domain.id).await.unwrap();
-        assert!(began.elapsed() < 3 * ANSWER_WITHIN, "answered after {:?} only", began.elapsed());
+        answered_within(began, LOCK_TIMEOUT);
         // It was waiting when the lock went, or had met the limit before.
         if began.elapsed() < held_for || answer.status != 200 {
             is_503(&answer);
@@ -148,7 +152,7 @@ async fn no_connection_is_free(held_for: Duration) {
             });
             let asked = Instant::now();
             all(calls.collect::<Vec<_>>()).await.iter().for_each(is_503);
-            assert!(asked.elapsed() < 3 * ANSWER_WITHIN, "answered after {:?} only", asked.elapsed());
+            answered_within(asked, ACQUIRE_TIMEOUT);
         }
         blocking.rollback().await.unwrap();
     };
@@ -246,7 +250,10 @@ async fn an_api_whose_statements_were_never_answered_serves_with_new_connections
     };
     let (answers, ()) = tokio::join!(all(calls.collect::<Vec<_>>()), stranded);
     answers.iter().for_each(is_503);
-    assert!(began.elapsed() < 3 * ANSWER_WITHIN, "answered after {:?} only", began.elapsed());
+    // Without a limit of its own the API would say nothing, and the client give up after 40 s.
+    let met_the_limit = |answer: &&Answer| answer.error() == Some("the request could not be answered in time");
+    assert!(answers.iter().filter(met_the_limit).count() >= 3, "{answers:?}");
+    assert!(began.elapsed() >= Duration::from_secs(30), "{:?}", began.elapsed());
     let answered = async || (stack.api().try_fetch(&domain.id).await.unwrap().status == 200).then_some(());
     stack.wait_until("the API answers", SOON, answered).await;
 }

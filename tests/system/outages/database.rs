@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use countersign_tests::api_client::ApiClient;
 use countersign_tests::stack::{Shutdown, Stack, StackBuilder};
 
-use super::{ANSWER_WITHIN, SHORT, all_resume_unharmed, answers_503_in_time, is_503, workers};
+use super::{ACQUIRE_TIMEOUT, SHORT, all_resume_unharmed, answers_503_in_time, is_503, workers};
 use crate::facts::{SOON, hold_in_respond, names, pending_domains};
 
 #[derive(Clone, Copy)]
@@ -43,7 +43,11 @@ fn short_leases() -> StackBuilder {
 }
 
 /// Leases of 4 s end during a short outage, the default ones of 9 s during a long one.
-async fn orders_survive(stack: StackBuilder, outage: Outage, length: Duration) {
+async fn orders_survive(outage: Outage, length: Duration) {
+    let (stack, acquire_timeout) = match length {
+        SHORT => (short_leases(), Duration::from_secs(1)),
+        _ => (Stack::builder(), ACQUIRE_TIMEOUT),
+    };
     let stack = stack.apis(2).workers(2).postgres_front().setting("POLL_TIMEOUT", "5m").start().await;
     let domains = pending_domains(&stack, &names(8)).await;
     // Some are at the CA when the database goes, some wait for their record, whose values appear during the outage.
@@ -66,7 +70,7 @@ async fn orders_survive(stack: StackBuilder, outage: Outage, length: Duration) {
         }
         while began.elapsed() < length {
             for number in [1, 2] {
-                answers_503_in_time(stack.api_replica(number), id).await;
+                answers_503_in_time(stack.api_replica(number), id, acquire_timeout).await;
             }
         }
         assert_eq!(workers(&stack).count(), 2);
@@ -93,9 +97,7 @@ async fn futures_of(futures: [impl Future<Output = ()>; 2]) {
 async fn ask_on_and_on(api: &ApiClient, id: &str, is_over: &AtomicBool) {
     let ask = async || {
         while !is_over.load(Ordering::Relaxed) {
-            let asked = Instant::now();
             let answer = api.try_fetch(id).await.unwrap();
-            assert!(asked.elapsed() < 3 * ANSWER_WITHIN, "answered after {:?} only", asked.elapsed());
             if answer.status != 200 {
                 is_503(&answer);
             }
@@ -106,45 +108,45 @@ async fn ask_on_and_on(api: &ApiClient, id: &str, is_over: &AtomicBool) {
 
 #[tokio::test]
 async fn a_fast_shutdown_of_postgres_costs_no_order_and_no_attempt() {
-    orders_survive(short_leases(), Outage::Stopped(Shutdown::Fast), SHORT).await;
+    orders_survive(Outage::Stopped(Shutdown::Fast), SHORT).await;
 }
 
 #[tokio::test]
 async fn a_crash_of_postgres_costs_no_order_and_no_attempt() {
-    orders_survive(short_leases(), Outage::Stopped(Shutdown::Immediate), SHORT).await;
+    orders_survive(Outage::Stopped(Shutdown::Immediate), SHORT).await;
 }
 
 #[tokio::test]
 async fn a_database_that_refuses_costs_no_order_and_no_attempt() {
-    orders_survive(short_leases(), Outage::Refused, SHORT).await;
+    orders_survive(Outage::Refused, SHORT).await;
 }
 
 #[tokio::test]
 async fn a_frozen_database_costs_no_order_and_no_attempt() {
-    orders_survive(short_leases(), Outage::Frozen, SHORT).await;
+    orders_survive(Outage::Frozen, SHORT).await;
 }
 
 #[tokio::test]
 #[ignore = "long outages: make test-all"]
 async fn a_fast_shutdown_of_postgres_for_20_s_costs_no_order_and_no_attempt() {
-    orders_survive(Stack::builder(), Outage::Stopped(Shutdown::Fast), Duration::from_secs(20)).await;
+    orders_survive(Outage::Stopped(Shutdown::Fast), Duration::from_secs(20)).await;
 }
 
 #[tokio::test]
 #[ignore = "long outages: make test-all"]
 async fn a_crash_of_postgres_for_20_s_costs_no_order_and_no_attempt() {
-    orders_survive(Stack::builder(), Outage::Stopped(Shutdown::Immediate), Duration::from_secs(20)).await;
+    orders_survive(Outage::Stopped(Shutdown::Immediate), Duration::from_secs(20)).await;
 }
 
 #[tokio::test]
 #[ignore = "long outages: make test-all"]
 async fn a_database_that_refuses_for_30_s_costs_no_order_and_no_attempt() {
-    orders_survive(Stack::builder(), Outage::Refused, Duration::from_secs(30)).await;
+    orders_survive(Outage::Refused, Duration::from_secs(30)).await;
 }
 
 /// Longer than the limit for an answer, so that requests whose statement is frozen meet it.
 #[tokio::test]
 #[ignore = "long outages: make test-all"]
 async fn a_database_frozen_for_35_s_costs_no_order_and_no_attempt() {
-    orders_survive(Stack::builder(), Outage::Frozen, Duration::from_secs(35)).await;
+    orders_survive(Outage::Frozen, Duration::from_secs(35)).await;
 }
