@@ -2,10 +2,12 @@
 //! it is killed, told to stop, or paused longer than its lease. Whatever the cell, each order ends with one certificate.
 //!
 //! One stack serves many cells, several orders each. `cells` says what a cell is, `rig` holds and kills, `settled` is what must be true
-//! after every cell. The whole matrix runs on `make test-all`; some cells of every sort run always.
+//! after every cell. `others` are cells off the way to a certificate. The whole matrix runs on `make test-all`; some cells of every sort
+//! run always.
 
 mod cells;
 mod gate;
+mod others;
 mod rig;
 mod settled;
 
@@ -76,4 +78,23 @@ async fn killed_during_every_commit() {
     let moments = [Moment::Before, Moment::After];
     let at = COMMITS.into_iter().flat_map(|event| moments.map(|moment| At::Commit(event, moment)));
     run(at.map(|at| Cell { at, way: Way::Kill }).collect()).await;
+}
+
+#[tokio::test]
+#[ignore = "the full matrix: make test-all"]
+async fn where_the_ca_has_declared_an_authorization_dead() {
+    let request = |kind, way| Cell { at: At::Request(kind, Moment::After), way };
+    let commit = |moment| Cell { at: At::Commit("gave_up", moment), way: Way::Kill };
+    let cells = [
+        request(Kind::Order, Way::Kill),
+        request(Kind::Authorization, Way::Pause),
+        commit(Moment::Before),
+        commit(Moment::After),
+    ];
+    let rig = Rig::start().await;
+    for (number, cell) in cells.into_iter().enumerate() {
+        rig.run_dead(number, cell).await;
+        aloud::say(&format!("| {:<44} | failed, with the reason |", cell.to_string()));
+    }
+    settled::ca_and_we_have_the_same(rig.stack()).await;
 }

@@ -4,14 +4,16 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use countersign_shared::model::problem::ProblemCode;
+use countersign_tests::acme_front::{Fault, Kind};
 use countersign_tests::api_client::{Domain, Order};
 use countersign_tests::stack::Stack;
 
 use super::cells::{At, Cell, Way};
 use super::gate::Gate;
 use super::settled;
-use crate::facts::{SOON, all, all_become_active, verified_domains};
-use crate::failures::fronted;
+use crate::facts::{SOON, all, all_become_active, events, pending_domains, verified_domains};
+use crate::failures::{CA_SAYS, fails, fronted};
 
 /// In one cell; the worker that ends has at least one of them.
 const ORDERS: usize = 3;
@@ -75,6 +77,32 @@ impl Rig {
         assert_eq!(self.stack.ca().accounts().unwrap(), self.accounts, "{cell}: accounts at the CA");
         self.gate.remove().await;
         takeover
+    }
+
+    /// As [`Self::run`], where the CA has declared the authorizations dead: only the customer can go on, and is told why, once.
+    pub(super) async fn run_dead(&self, number: usize, cell: Cell) {
+        let names: Vec<String> = (1..=ORDERS).map(|order| format!("dead-{number}-{order}.example.com")).collect();
+        let domains = pending_domains(&self.stack, &names).await;
+        self.stack.front().always(Kind::Order, Fault::invalid_order());
+        let dead = Fault::invalid_authorization("unauthorized", CA_SAYS);
+        self.stack.front().always(Kind::Authorization, dead);
+        self.hold(cell.at).await;
+        self.publish(&domains).await;
+        self.crash(cell).await;
+        for (domain, order) in &domains {
+            let (_, acme) = fails(&self.stack, domain, ProblemCode::ChallengeRefused).await;
+            assert_eq!(acme["detail"], CA_SAYS, "{cell}");
+            let story = events(&self.stack, &order.order_id).await;
+            let ends = ["issued", "gave_up", "cancelled"];
+            let ends: Vec<&String> = story.iter().filter(|event| ends.contains(&event.as_str())).collect();
+            assert_eq!(ends, ["gave_up"], "{cell}: {story:?}");
+        }
+        self.stack.front().heal();
+        self.gate.remove().await;
+        let orders = self.stack.front().orders();
+        let sent = orders.values().filter(|order| order.names.iter().any(|name| names.contains(name)));
+        assert_eq!(sent.map(|order| order.csrs_sha256.len()).sum::<usize>(), 0, "{cell}: a CSR for a dead order");
+        assert_eq!(self.stack.ca().certificates_issued().unwrap(), self.certificates, "{cell}: certificates at the CA");
     }
 
     async fn restart_workers(&mut self, with_new_account: bool) {

@@ -1,0 +1,97 @@
+//! What is not on an order's way to its certificate: the commits of an API replica that is killed, and the end of authorizations at the CA.
+
+use countersign_tests::acme_front::{Kind, Moment};
+use countersign_tests::stack::Stack;
+
+use super::gate::Gate;
+use crate::facts::{SOON, certificates_stored, events, is_cleaned_up};
+use crate::failures::fronted;
+
+/// Kills the first replica in the transaction that stores `event`; whoever called it gets no answer.
+async fn kill_in_commit(stack: &Stack, gate: &Gate, event: &str, moment: Moment, call: impl Future<Output = bool>) {
+    gate.close(event, moment).await;
+    let killed = async {
+        let waits = async || (gate.waiting().await == 1).then_some(());
+        stack.wait_until(&format!("the API stores {event}"), SOON, waits).await;
+        stack.kill("api-1");
+        gate.open().await;
+    };
+    let (answered, ()) = tokio::join!(call, killed);
+    assert!(!answered, "an answer of a replica that was killed");
+    // What the transaction of nobody did is done, or undone, when its locks are gone.
+    let query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711";
+    let gone = async || {
+        let locks: i64 = sqlx::query_scalar(query).fetch_one(stack.pool()).await.unwrap();
+        (locks == 0).then_some(())
+    };
+    stack.wait_until("the transaction has ended", SOON, gone).await;
+    gate.remove().await;
+    stack.restart("api-1").await;
+}
+
+#[tokio::test]
+async fn an_api_killed_while_it_stores_an_order_or_its_end_has_done_that_or_nothing() {
+    let stack = Stack::builder().apis(2).setting("POLL_TIMEOUT", "5m").start().await;
+    let gate = Gate::new(&stack.database_url()).await;
+    let other = stack.api_replica(2).clone();
+    for (moment, name) in [(Moment::Before, "without.example.com"), (Moment::After, "with.example.com")] {
+        let domain = stack.verified_domain(name).await;
+        let issue = async { stack.api().try_issue(&domain.id).await.is_ok() };
+        kill_in_commit(&stack, &gate, "accepted", moment, issue).await;
+        if moment == Moment::Before {
+            assert_eq!(other.fetch(&domain.id).await.status, "verified");
+            other.issue(&domain.id).await;
+        }
+        let pending = stack.becomes(&domain.id, "certificate_pending", SOON).await;
+        let [owner, value] =
+            ["challenge_domain", "expected_txt_value"].map(|field| pending.more[field].as_str().unwrap());
+        stack.dns().set_txt(owner, value).await.unwrap();
+        stack.becomes_active(&domain.id).await;
+        assert_eq!(stack.ca().certificates_issued_for(name).await.unwrap(), 1, "{name}");
+        assert_eq!(certificates_stored(&stack, &domain.id).await, 1, "{name}");
+    }
+
+    for (moment, name, expected) in
+        [(Moment::Before, "kept.example.com", 200), (Moment::After, "gone.example.com", 404)]
+    {
+        let (domain, order) = stack.pending_domain(name).await;
+        let delete = async { stack.api().try_delete(&domain.id).await.is_ok() };
+        kill_in_commit(&stack, &gate, "cancelled", moment, delete).await;
+        let answer = other.try_fetch(&domain.id).await.unwrap();
+        assert_eq!(answer.status, expected, "{}", answer.body);
+        if moment == Moment::Before {
+            other.delete(&domain.id).await;
+        }
+        is_cleaned_up(&stack, &domain.id).await;
+        let story = events(&stack, &order.order_id).await;
+        assert_eq!(story.iter().filter(|event| *event == "cancelled").count(), 1, "{story:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "the full matrix: make test-all"]
+async fn killed_while_it_ends_an_authorization_at_the_ca() {
+    let stack = fronted().workers(2).setting("LEASE_FOR", "2s").setting("POLL_TIMEOUT", "5m").start().await;
+    for moment in [Moment::Before, Moment::After] {
+        let (domain, _) = stack.pending_domain(&format!("{moment:?}.example.com").to_lowercase()).await;
+        stack.front().hold_at(Kind::Deactivation, moment);
+        stack.api().delete(&domain.id).await;
+        let held = async |count: usize, what: &str| {
+            let held = async || (stack.front().held(Kind::Deactivation, moment) == count).then_some(());
+            stack.wait_until(what, SOON, held).await;
+        };
+        held(1, "an authorization is being deactivated").await;
+        let leased = "SELECT leased_by FROM jobs WHERE kind = 'poll-challenge' AND leased_by IS NOT NULL";
+        let worker: String = sqlx::query_scalar(leased).fetch_one(stack.pool()).await.unwrap();
+        let reached = stack.front().reached_ca(Kind::Deactivation);
+        stack.kill(&worker);
+        held(0, "the front has seen the worker go").await;
+        stack.front().release();
+        is_cleaned_up(&stack, &domain.id).await;
+        // The first one never reached the CA, or did all there was to do.
+        let more = usize::from(moment == Moment::Before);
+        assert_eq!(stack.front().reached_ca(Kind::Deactivation), reached + more, "{moment:?}");
+        stack.restart(&worker).await;
+    }
+    assert_eq!(stack.front().reached_ca(Kind::Deactivation), 2);
+}
