@@ -53,8 +53,12 @@ pub struct AcmeFront {
 }
 
 impl AcmeFront {
-    /// Serves with the identity of `upstream`, an `https://host:port` whose certificate also holds for 127.0.0.1.
-    pub(crate) fn start(upstream: &str, identity: &HttpsIdentity) -> Result<Self> {
+    /// Serves before `upstream`, the `https://host:port` of a CA. `identity.root` is what the CA's certificate leads to, the rest is what
+    /// clients see: a certificate for 127.0.0.1.
+    ///
+    /// # Errors
+    /// When the identity cannot be read, or nothing can be listened on.
+    pub fn start(upstream: &str, identity: &HttpsIdentity) -> Result<Self> {
         let certificates = CertificateDer::pem_slice_iter(&identity.certificate).collect::<Result<_, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(&identity.key)?;
         let tls =

@@ -23,10 +23,10 @@ pub(crate) const NAME: &str = "pebble";
 pub const BLOCKED: &str = "blocked.example.com";
 
 /// A certificate with its key for the HTTPS of the directory, and the root that it leads to, as PEM.
-pub(crate) struct HttpsIdentity {
-    pub(crate) root: Vec<u8>,
-    pub(crate) certificate: Vec<u8>,
-    pub(crate) key: Vec<u8>,
+pub struct HttpsIdentity {
+    pub root: Vec<u8>,
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
 }
 
 /// Where a Pebble is and how it runs; it survives the process that started it.
@@ -208,7 +208,11 @@ impl Ca {
 }
 
 impl HttpsIdentity {
-    pub(crate) fn make() -> Result<Self> {
+    /// A new one, for `localhost` and 127.0.0.1.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn make() -> Result<Self> {
         let root_key = KeyPair::generate()?;
         let mut root = CertificateParams::default();
         root.distinguished_name.push(DnType::CommonName, "Countersign test stack");
