@@ -210,3 +210,33 @@ fn lock(folder: &Path) -> Result<fs::File> {
     file.lock()?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_reads_from_the_env_file_where_everything_is() {
+        let folder = Path::new("/of one's own");
+        let mut plan = Plan::new(folder, folder, true, Settings::new()).unwrap();
+        plan.grow(Role::Api, 2).unwrap();
+        plan.settings.insert("AUTH_TOKEN".to_owned(), "it's secret".to_owned());
+        let text = assignments(&plan, "token");
+        // As a shell reads it.
+        let read = |name: &str| {
+            let script = format!("{text}printf %s \"${name}\"");
+            let output = std::process::Command::new("sh").args(["-euc", &script]).output().unwrap();
+            assert!(output.status.success(), "{name}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let (first, second) = (&plan.replicas["api-1"], &plan.replicas["api-2"]);
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        assert_eq!(read("ADMIN_URL"), url(first.admin_port));
+        assert_eq!(read("API_URL"), url(first.port.unwrap()));
+        assert_eq!(read("API_URLS"), format!("{} {}", url(first.port.unwrap()), url(second.port.unwrap())));
+        assert_eq!(read("AUTH_TOKEN"), "it's secret");
+        assert!(read("ACME_CA_FILE").starts_with("/of one's own/"));
+        assert_eq!((read("API_TOKEN"), read("ACCOUNT_ID")), ("token".to_owned(), "1".to_owned()));
+        assert_eq!((read("DATABASE_URL"), read("DNS_SERVER")), (plan.database_url(), plan.resolver_address()));
+    }
+}
