@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use countersign_shared::model::problem::ProblemCode;
 use countersign_tests::acme_front::{
-    Arrival, Fault, Kind, Limits, OrderReuse, PROBLEMS_OF_AUTHORIZATIONS, RetryAfter, Rule,
+    Arrival, Fault, Kind, Limits, Moment, OrderReuse, PROBLEMS_OF_AUTHORIZATIONS, RetryAfter, Rule,
 };
 use countersign_tests::api_client::{Domain, Order};
 use countersign_tests::stack::Stack;
@@ -145,6 +145,21 @@ async fn a_chain_that_does_not_fit_is_never_stored_and_a_cut_one_is_fetched_agai
     no_order_was_finalized_twice(&stack);
 }
 
+#[tokio::test]
+async fn an_answer_that_is_lost_long_after_the_ca_has_acted_costs_no_second_certificate() {
+    let stack = fronted().start().await;
+    let domains = pending_domains(&stack, &names(1)).await;
+    stack.front().hold_answers(Kind::Finalize);
+    stack.publish_value(&domains[0].1).await;
+    let held = async || (stack.front().held(Kind::Finalize, Moment::After) == 1).then_some(());
+    stack.wait_until("the CA has the CSR", SOON, held).await;
+    stack.front().lose_held();
+    stack.front().release();
+    all_become_active(&stack, &domains).await;
+    no_order_was_finalized_twice(&stack);
+    has_one_certificate_each(&stack, &domains).await;
+}
+
 /// More than one call of ours bears: each run gives up on it, and the order does not.
 #[tokio::test]
 async fn a_long_storm_of_bad_nonces_only_delays() {
@@ -199,8 +214,12 @@ async fn an_order_that_the_ca_calls_not_ready_or_has_thrown_away_ends_where_only
     stack.front().next(2, Kind::Finalize, Fault::order_not_ready());
     stack.publish_value(&order).await;
     stack.becomes_active(&domain.id).await;
-    for kind in [Kind::Challenge, Kind::Order, Kind::Finalize, Kind::Certificate] {
+    for kind in [Kind::Challenge, Kind::Order, Kind::Authorization, Kind::Finalize, Kind::Certificate] {
         let (domain, order) = stack.pending_domain(&format!("expired-{kind:?}.example.com").to_lowercase()).await;
+        if kind == Kind::Authorization {
+            // Its authorizations are asked why.
+            stack.front().next(1, Kind::Order, Fault::invalid_order());
+        }
         stack.front().next(1, kind, Fault::expired());
         stack.publish_value(&order).await;
         fails(&stack, &domain, ProblemCode::CaOrderLost).await;

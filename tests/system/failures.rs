@@ -1,6 +1,8 @@
 //! Every failure code, produced: what the customer reads, what operators find, and that the order can be retried where that is promised.
 //! And the faults of the CA that fail no order.
 
+use std::time::Duration;
+
 use countersign_shared::model::problem::ProblemCode;
 use countersign_tests::acme_front::{Fault, Kind, Reply};
 use countersign_tests::api_client::{Domain, Order};
@@ -376,7 +378,11 @@ async fn internal_parks_the_job_and_the_fleet_goes_on() {
     let parked = "(SELECT j.attempts >= 2 AND j.leased_by IS NULL AND j.last_result ? 'parked'
                    FROM jobs j WHERE j.order_id = o.id AND j.parked_at IS NOT NULL)";
     assert!(order_is(&stack, &order.order_id, parked).await, "no operator can find it");
-    assert!(stack.log("worker-1").contains("parked for a person"));
+    let log = stack.log("worker-1");
+    // The other tests look for these and must not find them.
+    for written in ["parked for a person", r#""counted":true"#, r#""job.attempt":0,"#, r#""job.attempt":1,"#] {
+        assert!(log.contains(written), "{written} is not in the log");
+    }
     stack.active_domain("another.example.com").await;
 
     stack.api().delete(&domain.id).await;
@@ -390,7 +396,7 @@ async fn what_the_last_look_up_saw_stays_shown_while_the_ca_is_away() {
     let last_check = async || stack.api().fetch(&domain.id).await.more["last_check"].clone();
     let looked = async || (!last_check().await.is_null()).then_some(());
     stack.wait_until("a look-up is shown", SOON, looked).await;
-    stack.front().always(Kind::Challenge, Fault::Answer(Reply::html(503)));
+    stack.front().always(Kind::Challenge, Fault::html(503));
     stack.publish_value(&order).await;
     arrives(&stack, Kind::Challenge, 2).await;
     let shown = last_check().await;
@@ -441,21 +447,26 @@ const SIGNED: [Kind; 7] = [
     Kind::Finalize,
     Kind::Certificate,
 ];
-const ALL: [Kind; 9] = [
-    Kind::Directory,
-    Kind::NewNonce,
-    Kind::NewAccount,
-    Kind::NewOrder,
-    Kind::Authorization,
-    Kind::Challenge,
-    Kind::Order,
-    Kind::Finalize,
-    Kind::Certificate,
-];
+const ALL: [Kind; 9] = Kind::OF_ONE_CERTIFICATE;
 
 #[tokio::test]
 async fn a_busy_ca_fails_no_order() {
-    nobody_notices(1, &ALL, Fault::Answer(Reply::html(503))).await;
+    nobody_notices(1, &ALL, Fault::html(503)).await;
+}
+
+#[tokio::test]
+async fn a_ca_that_breaks_down_fails_no_order() {
+    nobody_notices(1, &ALL, Fault::html(500)).await;
+}
+
+#[tokio::test]
+async fn a_proxy_without_its_ca_fails_no_order() {
+    nobody_notices(1, &ALL, Fault::html(502)).await;
+}
+
+#[tokio::test]
+async fn a_slow_ca_fails_no_order() {
+    nobody_notices(1, &ALL, Fault::late(Duration::from_secs(2))).await;
 }
 
 #[tokio::test]
