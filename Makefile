@@ -21,7 +21,7 @@ demo: build ## Bring one domain to its certificate, on servers of its own, and s
 test: build ## Run all tests; they need Postgres and Pebble, nothing else
 	$(CARGO) test --locked --workspace --no-fail-fast
 
-test-all: build ## Also the long ones: the whole crash matrix, long outages, BIND and Knot, fuzz-api (about 15 min)
+test-all: build ## Also the long ones: the whole crash matrix, long outages, BIND and Knot, fuzz-api (about 30 min)
 	@sh tests/prepare all
 	$(CARGO) test --locked --workspace --no-fail-fast -- --include-ignored
 

@@ -30,7 +30,7 @@ async fn a_small_storm_loses_no_order_and_doubles_none() {
     survive(&Options::small(15, 20_261_121)).await;
 }
 
-/// Two minutes.
+/// A minute and a half.
 #[tokio::test]
 #[ignore = "three storms: make test-all"]
 async fn three_storms_lose_no_order_and_double_none() {
