@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::StoreError;
+use countersign_shared::store::orders::ACME_URL_OPEN_KEY;
 use countersign_shared::telemetry::chain;
 
 use super::{CA_MAY_BE_AWAY, Step, StepOutcome};
@@ -50,7 +51,8 @@ impl StepError {
     }
 
     fn of_store(error: &StoreError) -> Self {
-        let counted = !error.is_outage();
+        // Two orders of ours may be placed as one of the CA's at the same moment: the loser looks again and waits for the other.
+        let counted = !error.is_outage() && !error.is_conflict_on(ACME_URL_OPEN_KEY);
         Self::Retry { after: None, counted, detail: "the database failed".to_owned(), cause: chain(error) }
     }
 }
@@ -152,5 +154,24 @@ fn refusal_code(problem: Option<&Problem>) -> ProblemCode {
         Some("rejectedIdentifier" | "unsupportedIdentifier") => ProblemCode::NameRefused,
         Some("caa") => ProblemCode::CaaForbids,
         _ => ProblemCode::CaRefused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_shared::store::PgPool;
+
+    use super::*;
+
+    #[test]
+    fn an_order_that_loses_the_cas_order_to_another_is_not_to_blame() {
+        for (constraint, is_blamed) in [(ACME_URL_OPEN_KEY, false), ("orders_failed_has_problem", true)] {
+            let source = PgPool::connect_lazy("no URL").unwrap_err();
+            let conflict = StoreError::Conflict { constraint: constraint.to_owned(), source };
+            let StepError::Retry { counted, .. } = StepError::from(conflict) else {
+                panic!("{constraint} holds everybody back");
+            };
+            assert_eq!(counted, is_blamed, "{constraint}");
+        }
     }
 }
