@@ -13,6 +13,7 @@ mod failures;
 mod issuance;
 mod lanes;
 mod outages;
+mod patience;
 mod presenters;
 mod renewals;
 mod responder;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use countersign_shared::model::order::{Order, OrderEvent, OrderOrigin};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
-use countersign_shared::model::schedule::backoff;
+use countersign_shared::model::schedule::{after_hold, backoff};
 use countersign_shared::store::jobs::{self, Outcome};
 use countersign_shared::store::{StoreError, acme_accounts, in_time, orders};
 use countersign_shared::telemetry::chain;
@@ -128,15 +128,18 @@ impl Advance {
         steps::run(&step).await
     }
 
-    /// The CA limits our rate. A caller who waits for the order to be placed is told so; everybody else waits.
+    /// The CA limits our rate. A caller who waits for the order to be placed is told so; everybody else waits, but not for
+    /// ever.
     fn held_back(&self, lease: &Lease, order: &Order, until: OffsetDateTime) -> StepOutcome {
-        match order.place_by {
-            Some(place_by) if order.placement.is_none() && until >= place_by => {
-                let problem = OrderProblem::new(ProblemCode::RateLimited, &order.domain_name);
-                StepOutcome::Advance(OrderEvent::GaveUp { at: lease.now(), problem })
-            }
-            _ => StepOutcome::WaitUntil(until, None),
+        let now = lease.now();
+        let place_by = order.place_by.filter(|_| order.placement.is_none());
+        if place_by.is_some_and(|place_by| until >= place_by) || steps::waits_in_vain(order, now) {
+            let problem = OrderProblem::new(ProblemCode::RateLimited, &order.domain_name);
+            return StepOutcome::Advance(OrderEvent::GaveUp { at: now, problem });
         }
+        // Those that somebody waits for take turns as it is, and have no time to lose.
+        let random = if place_by.is_some() { 0.0 } else { rand::random() };
+        StepOutcome::WaitUntil(after_hold(now, until, random), None)
     }
 
     /// None when nothing is left to do for it.

@@ -37,7 +37,7 @@ pub use failure::StepError;
 
 /// For one thing that the CA was asked to do: to validate, or to issue.
 const CA_MAY_TAKE: Duration = Duration::from_secs(3600);
-/// For a CA that cannot be reached at all, since the order last advanced.
+/// For a CA that cannot be reached, limits our rate or does not accept our account, since the order last advanced.
 const CA_MAY_BE_AWAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What the steps work with: facades, and the settings they obey.
@@ -102,6 +102,16 @@ pub fn calls_ca(order: &Order) -> bool {
         || clean_up::calls_ca(order)
 }
 
+/// Since the order last advanced.
+fn waited(order: &Order, now: OffsetDateTime) -> Duration {
+    Duration::try_from(now - order.changed_at).unwrap_or_default()
+}
+
+/// Whether the CA has kept an open order waiting for longer than anybody should: no fault of the CA keeps one open for ever.
+pub fn waits_in_vain(order: &Order, now: OffsetDateTime) -> bool {
+    order.state.is_open() && waited(order, now) > CA_MAY_BE_AWAY
+}
+
 impl Step<'_> {
     /// The database's time.
     fn now(&self) -> OffsetDateTime {
@@ -158,7 +168,12 @@ impl Step<'_> {
 
     /// Since the order last advanced.
     fn waited(&self) -> Duration {
-        Duration::try_from(self.now() - self.order.changed_at).unwrap_or_default()
+        waited(self.order, self.now())
+    }
+
+    /// Whether the CA has kept this order waiting for longer than anybody should.
+    fn waits_in_vain(&self) -> bool {
+        waits_in_vain(self.order, self.now())
     }
 
     /// The CA needs a moment: ask again when it says, but soon at first and ever more rarely. After an hour it will not come

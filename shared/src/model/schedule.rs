@@ -37,6 +37,13 @@ pub fn backoff(attempt: u32, jitter: f64) -> Duration {
     Duration::from_secs_f64(seconds * (0.5 + jitter.clamp(0.0, 1.0)))
 }
 
+/// When to come back to a CA that is to be left alone until `until`: up to a tenth of the time later, at most 30 s, so that
+/// those who wait do not all come in the same instant. `random` is in `[0, 1)`.
+pub fn after_hold(now: OffsetDateTime, until: OffsetDateTime, random: f64) -> OffsetDateTime {
+    let hold_for = Duration::try_from(until - now).unwrap_or_default();
+    until + (hold_for / 10).min(Duration::from_secs(30)).mul_f64(random.clamp(0.0, 1.0))
+}
+
 const DAY: time::Duration = time::Duration::DAY;
 
 /// When a certificate is renewed whose CA suggests no time: with a third of its lifetime left, or half of it where it lives
@@ -88,6 +95,16 @@ mod tests {
 
     fn hours(hours: i64) -> OffsetDateTime {
         OffsetDateTime::UNIX_EPOCH + time::Duration::hours(hours)
+    }
+
+    #[test]
+    fn those_who_were_held_back_come_one_after_the_other_and_never_too_early() {
+        let second = |second| OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(second);
+        for (hold_for, random, comes_at) in
+            [(100, 0.0, 100), (100, 0.5, 105), (3600, 0.9, 3627), (86_400, 0.5, 86_415), (-5, 0.9, -5)]
+        {
+            assert_eq!(after_hold(second(0), second(hold_for), random), second(comes_at), "held for {hold_for} s");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use countersign_shared::store::StoreError;
 use countersign_shared::store::orders::ACME_URL_OPEN_KEY;
 use countersign_shared::telemetry::chain;
 
-use super::{CA_MAY_BE_AWAY, Step, StepOutcome};
+use super::{Step, StepOutcome};
 use crate::acme::{AcmeError, ErrorClass, Problem, class_of_authorization_problem};
 
 /// How long the CA is left alone when it limits our rate without saying for how long.
@@ -75,7 +75,7 @@ impl Step<'_> {
             Err(StepError::Retry { after, counted, detail: detail.to_owned(), cause: cause.clone() })
         };
         match error.class {
-            ErrorClass::RetryLater if self.order.state.is_open() && self.waited() > CA_MAY_BE_AWAY => {
+            ErrorClass::RetryLater if self.waits_in_vain() => {
                 let problem = self.problem(ProblemCode::CaRefused).because("it could not be reached for a day");
                 Ok(self.give_up(problem))
             }
@@ -93,7 +93,7 @@ impl Step<'_> {
                 }
                 // Nobody else's order is to wait for this name.
                 let is_waited_for = self.order.placement.is_none() && self.order.place_by.is_some();
-                if is_waited_for || (self.order.state.is_open() && self.waited() > CA_MAY_BE_AWAY) {
+                if is_waited_for || self.waits_in_vain() {
                     return Ok(self.end(ProblemCode::RateLimited, error.problem.as_ref()));
                 }
                 retry(
@@ -106,10 +106,10 @@ impl Step<'_> {
             ErrorClass::FatalForOrder => Ok(self.end(refusal_code(error.problem.as_ref()), error.problem.as_ref())),
             ErrorClass::FatalForAccount => {
                 tracing::error!(cause, "the CA does not accept our account: check ACME_DIRECTORY and the account");
-                if self.order.placement.is_none() {
+                // After `placed` an operator has a day to mend the account: the order is still good then.
+                if self.order.placement.is_none() || self.waits_in_vain() {
                     return Ok(self.end(ProblemCode::CaAccount, error.problem.as_ref()));
                 }
-                // An operator can mend the account; the order is still good then.
                 retry(Some(Duration::from_secs(300)), false, "the certificate authority does not accept our account")
             }
         }
