@@ -24,6 +24,12 @@ fn failed(lease: &Lease, error: &StoreError) -> Outcome {
     Outcome::Retry { after_secs: 60.0, counted: false, saw: failure }
 }
 
+/// Attempts are used up: the job stops for a person.
+pub async fn park(lease: &Lease) {
+    tracing::error!(kind = ?lease.job.kind, job.attempt = lease.job.attempts, "attempts used up: parked for a person");
+    lease.settle(Outcome::Park { saw: serde_json::json!({ "parked": "attempts used up" }) }).await;
+}
+
 /// What a run that succeeded leaves in its row: when, and what it found.
 fn result(lease: &Lease, mut found: Value) -> Value {
     found["at"] = lease.now().format(&Rfc3339).unwrap_or_default().into();

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::advance::Advance;
-use crate::jobs::{deliver, purge, renew_due, sweep, try_presenter};
+use crate::jobs::{self, deliver, purge, renew_due, sweep, try_presenter};
 use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
 use crate::settings::Settings;
 use crate::steps::Tools;
@@ -133,6 +133,11 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
             match lease.job.kind {
                 JobKind::PollChallenge { order_id } => advance.run(&lease, order_id).await,
                 JobKind::DeliverEvent { delivery_id } => deliver::run(&advance, &lease, delivery_id).await,
+                JobKind::Sweep | JobKind::Purge | JobKind::RenewDue
+                    if lease.job.attempts >= advance.tools.max_attempts =>
+                {
+                    jobs::park(&lease).await;
+                }
                 JobKind::Sweep => sweep::run(&advance.tools.pool, &lease).await,
                 JobKind::Purge => purge::run(&advance.tools.pool, advance.retain_for, &lease).await,
                 JobKind::RenewDue => renew_due::run(&advance, &lease).await,

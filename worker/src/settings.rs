@@ -30,7 +30,8 @@ pub struct Settings {
     #[arg(long, env = "LEASE_FOR", default_value = "9s", value_parser = parse_lease)]
     pub lease_for: Duration,
 
-    /// Counted failures since an order last advanced after which its job is parked for a person
+    /// Counted failures since an order last advanced, or a run of its job came to its end, after which the job is parked for a
+    /// person
     #[arg(long, env = "MAX_ATTEMPTS", default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..))]
     pub max_attempts: i32,
 

@@ -230,7 +230,8 @@ pub async fn next_due_in(conn: &mut PgConnection) -> Result<Option<f64>, StoreEr
 pub enum Outcome {
     /// Stay leased, for `lease_secs` more, and go on: the order has advanced, so its failures are forgotten.
     Keep { lease_secs: f64 },
-    /// Too early; not an attempt. A row woken meanwhile is due within a second instead.
+    /// Too early; not an attempt. With something that was seen the run came to its end, so the failures before it are
+    /// forgotten. A row woken meanwhile is due within a second instead.
     Wait { until: OffsetDateTime, saw: Option<serde_json::Value> },
     /// Failed; `counted` unless the fault is not the order's. What the last look-up saw stays beside it. A row woken
     /// meanwhile is due within a second instead.
@@ -261,6 +262,7 @@ pub async fn settle(conn: &mut PgConnection, fence: Fence, outcome: &Outcome) ->
             sqlx::query!(
                 "UPDATE jobs SET leased_by = NULL, woken = false, lane = CASE lane WHEN 0 THEN 1 ELSE lane END,
                      due_at = CASE WHEN woken THEN least($3, now() + interval '1 second') ELSE $3 END,
+                     attempts = CASE WHEN $4::jsonb IS NULL THEN attempts ELSE 0 END,
                      last_result = coalesce($4, last_result - 'failures' - 'failure')
                  WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
                 fence.id,

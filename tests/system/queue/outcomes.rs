@@ -32,7 +32,7 @@ fn outcomes(now: OffsetDateTime) -> Vec<(Outcome, Option<Job>)> {
         ),
         (
             Outcome::Wait { until, saw: Some(saw()) },
-            Some(Job { lane: 1, last_result: Some(saw()), due_in: 40, ..row.clone() }),
+            Some(Job { lane: 1, attempts: 0, last_result: Some(saw()), due_in: 40, ..row.clone() }),
         ),
         (
             Outcome::Wait { until, saw: None },
