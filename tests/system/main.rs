@@ -20,6 +20,7 @@ mod responder;
 mod restarts;
 mod retry;
 mod reuse;
+mod scheduled;
 mod secrets;
 mod webhooks;
 

@@ -138,8 +138,8 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
                 {
                     jobs::park(&lease).await;
                 }
-                JobKind::Sweep => sweep::run(&advance.tools.pool, &lease).await,
-                JobKind::Purge => purge::run(&advance.tools.pool, advance.retain_for, &lease).await,
+                JobKind::Sweep => sweep::run(&advance, &lease).await,
+                JobKind::Purge => purge::run(&advance, &lease).await,
                 JobKind::RenewDue => renew_due::run(&advance, &lease).await,
                 JobKind::TryPresenter { proposal_id } => try_presenter::run(&advance, &lease, proposal_id).await,
             }

@@ -7,19 +7,18 @@ use std::time::Duration;
 use countersign_shared::store::certificates::ordered;
 use countersign_shared::store::jobs::Outcome;
 use countersign_shared::store::orders::purge::{self, Cursor};
-use countersign_shared::store::{
-    PgPool, StoreError, deliveries, idempotency_keys, in_time, presenter_configs, request_counts,
-};
+use countersign_shared::store::{StoreError, deliveries, idempotency_keys, in_time, presenter_configs, request_counts};
 use countersign_shared::telemetry::chain;
 
 use super::{failed, result};
+use crate::advance::Advance;
 use crate::queue::Lease;
 
 const EVERY: Duration = Duration::from_secs(3600);
 /// Rows of one transaction.
 const BATCH: i64 = 500;
 
-pub async fn run(pool: &PgPool, retain_for: Duration, lease: &Lease) {
+pub async fn run(advance: &Advance, lease: &Lease) {
     // What a run that is cut short has deleted stays deleted; the next one begins anew.
     let purged = tokio::select! {
         biased;
@@ -27,9 +26,12 @@ pub async fn run(pool: &PgPool, retain_for: Duration, lease: &Lease) {
             tracing::warn!("the lease ended before the purge did");
             return lease.settle(Outcome::Release).await;
         }
-        purged = purge(pool, retain_for) => purged,
+        () = advance.abandon.cancelled() => return lease.settle(Outcome::Release).await,
+        purged = purge(advance) => purged,
     };
     let outcome = match purged {
+        // Told to stop: another worker does the rest.
+        Ok(_) if advance.stopping.is_cancelled() => Outcome::Release,
         Ok((orders, domains)) => {
             if orders + domains > 0 {
                 tracing::info!(orders, domains, "purged");
@@ -45,16 +47,16 @@ pub async fn run(pool: &PgPool, retain_for: Duration, lease: &Lease) {
     lease.settle(outcome).await;
 }
 
-/// How many orders and domains went.
-async fn purge(pool: &PgPool, retain_for: Duration) -> Result<(u64, u64), StoreError> {
-    let retain_secs = retain_for.as_secs_f64();
+/// How many orders and domains went. Told to stop, it ends after the transaction under way.
+async fn purge(advance: &Advance) -> Result<(u64, u64), StoreError> {
+    let (pool, retain_secs) = (&advance.tools.pool, advance.retain_for.as_secs_f64());
     in_time(async { request_counts::purge(&mut *pool.acquire().await?).await }).await?;
     for old in [Old::Idle, Old::GivenUp, Old::Keys, Old::Events, Old::Presenters] {
-        in_batches(pool, retain_secs, old).await?;
+        in_batches(advance, old).await?;
     }
     let mut orders = 0;
     let mut after = Some(Cursor::default());
-    while let Some(cursor) = after {
+    while let Some(cursor) = after.filter(|_| !advance.stopping.is_cancelled()) {
         let batch = in_time(async {
             let mut tx = pool.begin().await?;
             let batch = purge::orders(&mut tx, retain_secs, cursor, BATCH).await?;
@@ -66,7 +68,7 @@ async fn purge(pool: &PgPool, retain_for: Duration) -> Result<(u64, u64), StoreE
         after = next;
     }
     // Not with the orders: domains are locked before them.
-    let domains = in_batches(pool, retain_secs, Old::Domains).await?;
+    let domains = in_batches(advance, Old::Domains).await?;
     Ok((orders, domains))
 }
 
@@ -87,9 +89,10 @@ enum Old {
 }
 
 /// Until a transaction finds less than [`BATCH`] rows. Returns how many rows in all.
-async fn in_batches(pool: &PgPool, retain_secs: f64, old: Old) -> Result<u64, StoreError> {
+async fn in_batches(advance: &Advance, old: Old) -> Result<u64, StoreError> {
+    let (pool, retain_secs) = (&advance.tools.pool, advance.retain_for.as_secs_f64());
     let mut all = 0;
-    loop {
+    while !advance.stopping.is_cancelled() {
         let batch = in_time(async {
             let mut tx = pool.begin().await?;
             let found = match old {
@@ -106,7 +109,8 @@ async fn in_batches(pool: &PgPool, retain_secs: f64, old: Old) -> Result<u64, St
         let found = batch.await?;
         all += found;
         if found < BATCH as u64 {
-            return Ok(all);
+            break;
         }
     }
+    Ok(all)
 }
