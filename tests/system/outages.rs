@@ -8,6 +8,7 @@ mod connections;
 mod cut_off;
 mod database;
 mod dns;
+mod lost_answers;
 
 use std::time::{Duration, Instant};
 

@@ -88,7 +88,7 @@ impl Advance {
                         Err(error) => return Some(self.retry(lease, error.into())),
                     },
                     Ok(Committed::LeaseLost) => {
-                        lease.refused("result of this step");
+                        lease.refused("result of this step").await;
                         return None;
                     }
                     Err(error) => return Some(self.retry(lease, error)),

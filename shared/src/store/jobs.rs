@@ -322,6 +322,17 @@ pub async fn settle(conn: &mut PgConnection, fence: Fence, outcome: &Outcome) ->
     Ok(settled.rows_affected() == 1)
 }
 
+/// Whether nobody has claimed the row since, so that a write under this fence may have been stored though nothing was heard of
+/// it.
+pub async fn is_unclaimed_since(conn: &mut PgConnection, fence: Fence) -> Result<bool, StoreError> {
+    let unclaimed = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM jobs WHERE id = $1 AND lease = $2) AS "unclaimed!""#,
+        fence.id,
+        fence.lease
+    );
+    Ok(unclaimed.fetch_one(conn).await?)
+}
+
 /// Asks for a look-up now, at most one a second: somebody says that the record is set. Returns when it is due.
 ///
 /// An order that awaits no record any more is left alone: what it waits for is the CA, at the pace the CA asked for.

@@ -55,9 +55,10 @@ pub async fn run(advance: &Advance, lease: &Lease, delivery_id: i64) {
         };
         match stored {
             Ok(Some(recorded)) => return report(&ending, recorded),
-            Ok(None) => return lease.refused("result of this delivery"),
+            Ok(None) => return lease.refused("result of this delivery").await,
             Err(error) if error.is_outage() => {
                 tracing::warn!(error = chain(&error), "result of a delivery not stored yet");
+                lease.answer_lost();
                 tokio::time::sleep(STORE_AGAIN_AFTER).await;
             }
             Err(error) => {

@@ -59,7 +59,7 @@ async fn try_and_store(tools: &Tools, lease: &Lease, proposal_id: i64) -> Result
             }
         }
     } else {
-        lease.refused("result of this trial");
+        lease.refused("result of this trial").await;
     }
     Ok(true)
 }

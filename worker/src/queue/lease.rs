@@ -132,10 +132,22 @@ impl Lease {
         if self.forgiven.load(Ordering::Relaxed) { 0 } else { self.job.failures }
     }
 
-    /// Says and counts that the lease was lost: what the run did is not stored.
-    pub fn refused(&self, what: &str) {
+    /// Says and counts that the lease was lost: what the run did is not stored. Where the answer to an earlier write was lost
+    /// it may have been that one, and nothing is lost.
+    pub async fn refused(&self, what: &str) {
+        if self.is_unsure.load(Ordering::Relaxed) && self.is_unclaimed_since().await {
+            return;
+        }
         let refused_so_far = self.leases.refused.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::warn!(refused_so_far, "lease lost: the {what} was refused");
+    }
+
+    async fn is_unclaimed_since(&self) -> bool {
+        let asked = in_time(async {
+            let mut conn = self.leases.pool.acquire().await?;
+            jobs::is_unclaimed_since(&mut conn, self.job.fence).await
+        });
+        asked.await.unwrap_or(false)
     }
 
     /// Says that the order has advanced.
@@ -172,7 +184,7 @@ impl Lease {
                 Ok(true) => return,
                 // Deleted by a write of this run whose answer was lost.
                 Ok(false) if matches!(outcome, Outcome::Done) && self.is_unsure.load(Ordering::Relaxed) => return,
-                Ok(false) => return self.refused("outcome of this run"),
+                Ok(false) => return self.refused("outcome of this run").await,
                 Err(error) if error.is_outage() => {
                     tracing::warn!(error = chain(&error), "outcome not written yet");
                     self.answer_lost();
