@@ -73,10 +73,10 @@ pub(crate) async fn certificates_stored(stack: &Stack, domain_id: &str) -> i64 {
     sqlx::query_scalar(query).bind(domain_id).fetch_one(stack.pool()).await.unwrap()
 }
 
-/// What happened to an order so far, in order.
+/// What happened to an order so far, in order; not what its workers met with.
 pub(crate) async fn events(stack: &Stack, order_id: &str) -> Vec<String> {
-    let query =
-        "SELECT event FROM order_events WHERE order_id = (SELECT id FROM orders WHERE public_id = $1) ORDER BY id";
+    let query = "SELECT event FROM order_events WHERE order_id = (SELECT id FROM orders WHERE public_id = $1)
+                 AND event NOT IN ('step_failed', 'worker_lost') ORDER BY id";
     sqlx::query_scalar(query).bind(order_id).fetch_all(stack.pool()).await.unwrap()
 }
 

@@ -9,6 +9,7 @@ mod listener;
 mod parking;
 mod purging;
 mod seeing;
+mod troubles;
 
 use std::process::{Command, Stdio};
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use countersign_shared::model::order::{Order, OrderEvent, OrderOrigin};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::model::schedule::{after_hold, backoff};
-use countersign_shared::store::jobs::{self, Outcome};
-use countersign_shared::store::{StoreError, acme_accounts, in_time, orders};
+use countersign_shared::store::jobs::{self, JobKind, Outcome};
+use countersign_shared::store::{StoreError, acme_accounts, in_time, order_events, orders};
 use countersign_shared::telemetry::chain;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -22,6 +22,8 @@ use crate::steps::{self, Step, StepError, StepOutcome, Tools};
 
 /// A wait up to this long is spent under the lease; anything longer is `due_at`.
 const WAIT_HERE: Duration = Duration::from_secs(1);
+/// Characters of an error's own words that are stored.
+const LONGEST_CAUSE: usize = 2000;
 
 pub struct Advance {
     pub tools: Tools,
@@ -49,6 +51,9 @@ enum Committed {
 impl Advance {
     /// Advances the order as far as it goes now. The outcome is written before this returns, unless the lease was lost.
     pub async fn run(self: &Arc<Self>, lease: &Lease, order_id: i64) {
+        if let Some(lost_by) = &lease.job.lost_by {
+            self.tell(order_id, "worker_lost", serde_json::json!({ "worker": lost_by })).await;
+        }
         if lease.job.attempts >= self.tools.max_attempts {
             return self.park(lease, order_id).await;
         }
@@ -64,7 +69,7 @@ impl Advance {
             outcome = run => outcome,
         };
         if let Some(outcome) = outcome {
-            lease.settle(outcome).await;
+            self.settle(lease, outcome).await;
         }
     }
 
@@ -242,13 +247,41 @@ impl Advance {
         let after = backoff(failures, rand::random()).max(after.unwrap_or_default());
         tracing::warn!(job.attempt = lease.attempts(), counted, cause, ?after, "step failed: {detail}");
         let at = lease.now().format(&Rfc3339).unwrap_or_default();
-        let saw = serde_json::json!({ "failures": failures, "failure": { "at": at, "detail": detail } });
+        // Whatever a CA or a library says: no NUL, which `jsonb` refuses, and not without end.
+        let cause: String = cause.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_CAUSE).collect();
+        let failure = serde_json::json!({ "at": at, "detail": detail, "cause": cause, "by": self.worker });
+        let saw = serde_json::json!({ "failures": failures, "failure": failure });
         Outcome::Retry { after_secs: after.as_secs_f64(), counted, saw }
+    }
+
+    /// Writes how a run ended; a counted failure is told in the order's timeline, too. What is not counted is not: an outage
+    /// must not fill the table.
+    async fn settle(&self, lease: &Lease, outcome: Outcome) {
+        if let (JobKind::PollChallenge { order_id }, Outcome::Retry { counted: true, saw, .. }) =
+            (lease.job.kind, &outcome)
+        {
+            let failure = &saw["failure"];
+            let detail = serde_json::json!({ "detail": failure["detail"], "cause": failure["cause"] });
+            self.tell(order_id, "step_failed", detail).await;
+        }
+        lease.settle(outcome).await;
+    }
+
+    /// Adds to an order's timeline what is true whatever becomes of the lease. In a statement of its own: it must not hold up
+    /// the job, and the row of the order is locked before that of the job.
+    async fn tell(&self, order_id: i64, event: &str, detail: serde_json::Value) {
+        let told = in_time(async {
+            let mut conn = self.tools.pool.acquire().await?;
+            order_events::tell(&mut conn, order_id, event, &self.worker, detail).await
+        });
+        if let Err(error) = told.await {
+            tracing::warn!(error = chain(&error), event, "missing in the timeline");
+        }
     }
 
     /// A panic is a counted failure like any other, written by the runtime and not left to the lease.
     pub async fn settle_panic(&self, lease: &Lease) {
-        lease.settle(self.retry(lease, StepError::panicked())).await;
+        self.settle(lease, self.retry(lease, StepError::panicked())).await;
     }
 
     /// Attempts are used up: the order fails, and its job stops for a person. Nothing outside is touched.

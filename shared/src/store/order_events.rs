@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use super::StoreError;
 use crate::model::order::OrderState;
 
-/// `detail` is shown to operators: never a secret.
+/// An event that changed the order. `detail` is shown to operators: never a secret.
 pub async fn insert(
     conn: &mut PgConnection,
     order_id: i64,
@@ -19,6 +19,27 @@ pub async fn insert(
         order_id,
         event,
         state.as_str(),
+        actor,
+        detail
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Something that changed nothing of the order, such as a worker's end or a failure that counts.
+pub async fn tell(
+    conn: &mut PgConnection,
+    order_id: i64,
+    event: &str,
+    actor: &str,
+    detail: serde_json::Value,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO order_events (order_id, event, state, actor, detail)
+         SELECT id, $2, state, $3, $4 FROM orders WHERE id = $1",
+        order_id,
+        event,
         actor,
         detail
     )

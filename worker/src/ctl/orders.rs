@@ -204,11 +204,11 @@ fn last_runs(result: &Value) -> Vec<(&'static str, String)> {
         let seen = format!("{}  {}: {}", text(&result["at"]), text(&result["result"]), text(&result["detail"]));
         lines.push(("last look-up", seen));
     }
-    if !result["failure"].is_null() {
-        lines.push((
-            "last failure",
-            format!("{}  {}", text(&result["failure"]["at"]), text(&result["failure"]["detail"])),
-        ));
+    let failure = &result["failure"];
+    if !failure.is_null() {
+        let by = failure["by"].as_str().map_or(String::new(), |worker| format!(" (by {worker})"));
+        lines.push(("last failure", format!("{}  {}{by}", text(&failure["at"]), text(&failure["detail"]))));
+        lines.extend(failure["cause"].as_str().map(|cause| ("its cause", cause.to_owned())));
     }
     if !result["lost"].is_null() {
         lines.push(("last lost", format!("{}  by {}", text(&result["lost"]["at"]), text(&result["lost"]["by"]))));
