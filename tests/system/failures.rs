@@ -258,7 +258,6 @@ async fn refused_when_finalizing_and_a_chain_that_does_not_fit() {
         ("gone", Kind::Finalize, refusal(404, "malformed"), ProblemCode::CaOrderLost, "malformed", "retry"),
         ("gone-late", Kind::Certificate, refusal(404, "malformed"), ProblemCode::CaOrderLost, "malformed", "retry"),
         ("foreign", Kind::Certificate, chain_of(chain), ProblemCode::ChainRefused, "", "does not fit"),
-        ("rubbish", Kind::Certificate, chain_of("no PEM".to_owned()), ProblemCode::ChainRefused, "", "does not fit"),
     ];
     for (label, kind, fault, code, problem, told) in cases {
         let (domain, order) = stack.pending_domain(&format!("{label}.example.com")).await;

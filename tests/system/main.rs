@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod ca_faults;
+mod chains;
 mod chaos;
 mod concurrency;
 mod crash_matrix;

@@ -69,6 +69,13 @@ pub enum ChainError {
     Validity,
 }
 
+impl ChainError {
+    /// Whether it may be a part of the right one, as when something on the way has cut it.
+    pub fn may_be_cut(&self) -> bool {
+        matches!(self, Self::Pem(_) | Self::Length(0) | Self::Certificate(_))
+    }
+}
+
 /// Makes key pairs, no more at a time than there are cores: RSA generation at concurrency 50 pushes the median from 35 ms
 /// to two seconds and starves everything else that blocks.
 #[derive(Clone)]
