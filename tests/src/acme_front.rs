@@ -33,7 +33,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 
 pub use asked::{Asked, Kind};
-pub use faults::{Fault, PROBLEMS_OF_AUTHORIZATIONS, RetryAfter};
+pub use faults::{Fault, PROBLEMS, RetryAfter};
 pub use habits::{Habit, OrderReuse};
 pub use limits::{Limits, Rule};
 pub use proxy::Moment;

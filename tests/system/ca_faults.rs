@@ -4,9 +4,7 @@
 use std::time::{Duration, Instant};
 
 use countersign_shared::model::problem::ProblemCode;
-use countersign_tests::acme_front::{
-    Arrival, Fault, Kind, Limits, Moment, OrderReuse, PROBLEMS_OF_AUTHORIZATIONS, RetryAfter, Rule,
-};
+use countersign_tests::acme_front::{Arrival, Fault, Kind, Limits, Moment, OrderReuse, PROBLEMS, RetryAfter, Rule};
 use countersign_tests::api_client::{Domain, Order};
 use countersign_tests::stack::Stack;
 
@@ -177,19 +175,34 @@ async fn a_long_storm_of_bad_nonces_only_delays() {
 #[tokio::test]
 async fn an_authorization_that_became_invalid_with_each_problem_of_rfc_8555() {
     let stack = fronted().workers(2).start().await;
-    let names = PROBLEMS_OF_AUTHORIZATIONS.map(|problem| format!("{}.example.com", problem.to_lowercase()));
+    let names = PROBLEMS.map(|problem| format!("{}.example.com", problem.to_lowercase()));
     let domains = pending_domains(&stack, &names).await;
     stack.front().always(Kind::Order, Fault::invalid_order());
-    for (problem, (domain, order)) in PROBLEMS_OF_AUTHORIZATIONS.into_iter().zip(&domains) {
+    for (problem, (domain, order)) in PROBLEMS.into_iter().zip(&domains) {
         stack.front().next(1, Kind::Authorization, Fault::invalid_authorization(problem, "not this one"));
         stack.publish_value(order).await;
         let code = match problem {
             "caa" => ProblemCode::CaaForbids,
             "rejectedIdentifier" | "unsupportedIdentifier" => ProblemCode::NameRefused,
+            "badCSR" => ProblemCode::CaRefused,
             _ => ProblemCode::ChallengeRefused,
         };
         let (_, acme) = fails(&stack, domain, code).await;
         assert_eq!(acme["type"], format!("urn:ietf:params:acme:error:{problem}"));
+    }
+    // Several in one: the gravest decides, and all are kept.
+    let several: [(&str, &[&str], ProblemCode); 3] = [
+        ("several-caa", &["dns", "caa"], ProblemCode::CaaForbids),
+        ("several-rejected", &["rejectedIdentifier", "unauthorized"], ProblemCode::NameRefused),
+        ("several-dns", &["dns"], ProblemCode::ChallengeRefused),
+    ];
+    for (label, parts, code) in several {
+        let (domain, order) = stack.pending_domain(&format!("{label}.example.com")).await;
+        let fault = Fault::invalid_authorization_of_several(parts, "not this one");
+        stack.front().next(1, Kind::Authorization, fault);
+        stack.publish_value(&order).await;
+        let (_, acme) = fails(&stack, &domain, code).await;
+        assert_eq!(acme["subproblems"].as_array().map(Vec::len), Some(parts.len()), "{acme}");
     }
     stack.front().heal();
     for (domain, order) in &domains {

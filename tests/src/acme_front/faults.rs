@@ -21,19 +21,32 @@ use crate::certificate;
 const HTTP_DATE: &[BorrowedFormatItem<'_>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
-/// The problem types of RFC 8555 section 6.7 that an authorization can have become `invalid` with.
-pub const PROBLEMS_OF_AUTHORIZATIONS: [&str; 11] = [
+/// The problem types of RFC 8555 section 6.7, without the prefix of the URN.
+pub const PROBLEMS: [&str; 24] = [
+    "accountDoesNotExist",
+    "alreadyRevoked",
+    "badCSR",
+    "badNonce",
+    "badPublicKey",
+    "badRevocationReason",
+    "badSignatureAlgorithm",
     "caa",
     "compound",
     "connection",
     "dns",
+    "externalAccountRequired",
     "incorrectResponse",
+    "invalidContact",
     "malformed",
+    "orderNotReady",
+    "rateLimited",
     "rejectedIdentifier",
     "serverInternal",
     "tls",
     "unauthorized",
+    "unsupportedContact",
     "unsupportedIdentifier",
+    "userActionRequired",
 ];
 
 /// What becomes of a request.
@@ -129,7 +142,17 @@ impl Fault {
 
     /// For authorizations: they became `invalid` with a problem of this type, without the prefix of the URN.
     pub fn invalid_authorization(problem: &str, detail: &str) -> Self {
-        let problem = Reply::problem(403, problem, detail).json();
+        Self::invalid_authorization_of(Reply::problem(403, problem, detail).json())
+    }
+
+    /// The same for several problems in one (section 6.7.1).
+    pub fn invalid_authorization_of_several(problems: &[&str], detail: &str) -> Self {
+        let mut compound = Reply::problem(403, "compound", detail).json();
+        compound["subproblems"] = problems.iter().map(|problem| Reply::problem(403, problem, detail).json()).collect();
+        Self::invalid_authorization_of(compound)
+    }
+
+    fn invalid_authorization_of(problem: Value) -> Self {
         Self::change_json(move |authorization| {
             authorization["status"] = "invalid".into();
             for challenge in authorization["challenges"].as_array_mut().into_iter().flatten() {

@@ -334,7 +334,7 @@ async fn what_the_ca_refuses_is_told_with_its_problem() {
     })
     .await;
     let problem = dead.dns01.unwrap().problem.unwrap();
-    assert_eq!(class_of_authorization_problem(&problem.problem_type), ErrorClass::NewOrderNeeded);
+    assert_eq!(class_of_authorization_problem(&problem), ErrorClass::NewOrderNeeded);
     acme.deactivate_authorization(url).await.unwrap();
     let gone = acme.download(&placed.url).await.unwrap_err();
     assert_eq!(gone.class, ErrorClass::NewOrderNeeded);

@@ -144,8 +144,12 @@ pub(super) fn class_of(request: RequestKind, status: Option<u16>, problem: Optio
 
 /// For a problem inside an `invalid` authorization, challenge or order: validation has failed for good, the question is only
 /// whether a new order can do better.
-pub fn class_of_authorization_problem(problem_type: &str) -> ErrorClass {
-    match short_name(problem_type) {
+pub fn class_of_authorization_problem(problem: &Problem) -> ErrorClass {
+    class_inside(problem.deciding_name())
+}
+
+fn class_inside(name: &str) -> ErrorClass {
+    match name {
         "caa" | "rejectedIdentifier" | "unsupportedIdentifier" | "badCSR" => ErrorClass::FatalForOrder,
         _ => ErrorClass::NewOrderNeeded,
     }
@@ -155,6 +159,15 @@ impl Problem {
     /// The type without the URN's prefix; the whole type if it is of somebody else.
     pub fn name(&self) -> &str {
         short_name(&self.problem_type)
+    }
+
+    /// The name to decide by: of several problems in one (RFC 8555 §6.7.1) that of the gravest, otherwise its own.
+    pub fn deciding_name(&self) -> &str {
+        let parts = self.subproblems.iter().map(|part| short_name(&part.problem_type));
+        match self.name() {
+            "compound" => parts.max_by_key(|name| class_inside(name)).unwrap_or("compound"),
+            name => name,
+        }
     }
 
     /// Whether a rate limit is one of these names' own: a subproblem or the text names one of them or a domain above it, or
@@ -314,8 +327,7 @@ impl AcmeError {
 
     /// The ACME order ended `invalid` with this problem.
     pub(super) fn of_dead_order(request: RequestKind, problem: Option<Problem>) -> Self {
-        let problem_type = problem.as_ref().map_or("", |problem| problem.problem_type.as_str());
-        let class = class_of_authorization_problem(problem_type);
+        let class = problem.as_ref().map_or(ErrorClass::NewOrderNeeded, class_of_authorization_problem);
         AcmeError { problem, ..Self::without_answer(request, class, None) }
     }
 

@@ -118,7 +118,7 @@ impl Step<'_> {
     /// The CA looked at the record and found the authorization `invalid`.
     pub(super) fn authorization_failed(&self, problem: Option<&Problem>) -> StepOutcome {
         let code = match problem {
-            Some(problem) if class_of_authorization_problem(&problem.problem_type) == ErrorClass::FatalForOrder => {
+            Some(problem) if class_of_authorization_problem(problem) == ErrorClass::FatalForOrder => {
                 refusal_code(Some(problem))
             }
             _ => ProblemCode::ChallengeRefused,
@@ -130,7 +130,7 @@ impl Step<'_> {
     pub(super) fn end(&self, code: ProblemCode, problem: Option<&Problem>) -> StepOutcome {
         let acme = problem.and_then(|problem| serde_json::to_value(problem).ok());
         let mut ended = self.problem(code).with_acme(acme);
-        if let Some(seen) = problem.and_then(|problem| what_the_ca_saw(problem.name()))
+        if let Some(seen) = problem.and_then(|problem| what_the_ca_saw(problem.deciding_name()))
             && code == ProblemCode::ChallengeRefused
         {
             ended = ended.because(seen);
@@ -150,7 +150,7 @@ fn what_the_ca_saw(problem: &str) -> Option<&'static str> {
 }
 
 fn refusal_code(problem: Option<&Problem>) -> ProblemCode {
-    match problem.map(Problem::name) {
+    match problem.map(Problem::deciding_name) {
         Some("rejectedIdentifier" | "unsupportedIdentifier") => ProblemCode::NameRefused,
         Some("caa") => ProblemCode::CaaForbids,
         _ => ProblemCode::CaRefused,

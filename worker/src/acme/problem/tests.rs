@@ -108,9 +108,29 @@ fn problems_inside_a_dead_authorization() {
         ("caa", FatalForOrder),
         ("rejectedIdentifier", FatalForOrder),
     ] {
-        assert_eq!(class_of_authorization_problem(&format!("{URN}{name}")), class, "{name}");
+        assert_eq!(class_of_authorization_problem(&problem(name)), class, "{name}");
     }
-    assert_eq!(class_of_authorization_problem(""), NewOrderNeeded);
+}
+
+#[test]
+fn a_compound_inside_a_dead_authorization_is_as_grave_as_its_worst_part() {
+    let compound = |parts: &[&str]| Problem {
+        subproblems: parts
+            .iter()
+            .map(|name| Subproblem { identifier: None, problem_type: format!("{URN}{name}"), detail: String::new() })
+            .collect(),
+        ..problem("compound")
+    };
+    for (parts, decides, class) in [
+        (&["dns", "caa", "unauthorized"][..], "caa", FatalForOrder),
+        (&["rejectedIdentifier", "dns"], "rejectedIdentifier", FatalForOrder),
+        (&["dns"], "dns", NewOrderNeeded),
+        (&[], "compound", NewOrderNeeded),
+    ] {
+        let problem = compound(parts);
+        assert_eq!((problem.deciding_name(), class_of_authorization_problem(&problem)), (decides, class), "{parts:?}");
+    }
+    assert_eq!(problem("caa").deciding_name(), "caa");
 }
 
 #[test]
