@@ -46,6 +46,11 @@ pub struct NewIds {
 }
 
 impl Deed {
+    /// Whether what was asked for cannot be done.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::NotFound)
+    }
+
     fn refused(reason: impl Into<String>) -> Self {
         Self::Refused { reason: reason.into() }
     }

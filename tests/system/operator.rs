@@ -4,6 +4,7 @@
 
 mod changing;
 mod dns;
+mod dry_runs;
 mod issuance;
 mod listener;
 mod parking;

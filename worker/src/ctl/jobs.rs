@@ -4,10 +4,10 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use countersign_shared::config::DatabaseAddress;
 use countersign_shared::model::filter::{DEFAULT_LIMIT, JobFilter, MOST};
-use countersign_shared::operator;
-use countersign_shared::store::PgConnection;
+use countersign_shared::operator::{self, Deed};
 use countersign_shared::store::acme_accounts::{self, Hold};
 use countersign_shared::store::jobs::overview::{self, JobCount, JobLine};
+use countersign_shared::store::{Connection as _, PgConnection};
 
 use super::connect;
 use super::output::{Ended, Report, at, at_or_none, or_none, print, print_json, print_more, print_table, wrong_usage};
@@ -60,7 +60,7 @@ pub(super) struct Change {
     #[command(flatten)]
     filter: JobFilter,
 
-    /// Only say which jobs are selected
+    /// Only say which jobs are selected, and which of them would be refused
     #[arg(long)]
     dry_run: bool,
 
@@ -182,11 +182,7 @@ impl Change {
         let (ids, next) = if by_filter { self.selected(&mut conn).await? } else { (self.ids.clone(), None) };
         let mut report = Report::new(self.dry_run, self.json, "after", next);
         for id in ids {
-            let deed = match verb {
-                _ if self.dry_run => Ok(None),
-                Verb::Retry => operator::retry_job(&mut conn, id).await.map(Some),
-                Verb::Park => operator::park_job(&mut conn, id).await.map(Some),
-            };
+            let deed = change(&mut conn, id, verb, self.dry_run).await;
             report.add(id, deed.with_context(|| format!("job {id}: nothing was changed")))?;
         }
         report.print()
@@ -201,6 +197,21 @@ impl Change {
         let next = ids.last().copied().filter(|_| !is_all);
         Ok((ids, next))
     }
+}
+
+/// A dry run does it, too, and takes it back.
+async fn change(conn: &mut PgConnection, id: i64, verb: Verb, is_dry: bool) -> anyhow::Result<Deed> {
+    let mut tx = conn.begin().await?;
+    let deed = match verb {
+        Verb::Retry => operator::retry_job(&mut tx, id).await?,
+        Verb::Park => operator::park_job(&mut tx, id).await?,
+    };
+    if is_dry {
+        tx.rollback().await?
+    } else {
+        tx.commit().await?
+    }
+    Ok(deed)
 }
 
 impl Stats {

@@ -61,7 +61,7 @@ pub(super) struct Change {
     #[command(flatten)]
     filter: OrderFilter,
 
-    /// Only say which orders are selected
+    /// Only say which orders are selected, and which of them would be refused
     #[arg(long)]
     dry_run: bool,
 
@@ -230,7 +230,7 @@ impl Change {
         let (ids, next) = if by_filter { self.selected(&mut conn, verb).await? } else { (self.ids.clone(), None) };
         let mut report = Report::new(self.dry_run, self.json, "before", next);
         for id in ids {
-            let deed = if self.dry_run { Ok(None) } else { change(&mut conn, &id, verb).await.map(Some) };
+            let deed = change(&mut conn, &id, verb, self.dry_run).await;
             let deed = deed.with_context(|| format!("order {id}: nothing was changed"));
             report.add(id, deed)?;
         }
@@ -261,8 +261,9 @@ impl Change {
     }
 }
 
-/// Each order in its own transaction: what is done is done, whatever becomes of the others.
-async fn change(conn: &mut PgConnection, id: &str, verb: Verb) -> anyhow::Result<Deed> {
+/// Each order in its own transaction: what is done is done, whatever becomes of the others. A dry run does it, too, and takes it
+/// back.
+async fn change(conn: &mut PgConnection, id: &str, verb: Verb, is_dry: bool) -> anyhow::Result<Deed> {
     let Some(public_id) = PublicId::parse(id) else {
         return Ok(Deed::NotFound);
     };
@@ -278,6 +279,10 @@ async fn change(conn: &mut PgConnection, id: &str, verb: Verb) -> anyhow::Result
         Verb::Cancel => operator::cancel_order(&mut tx, &public_id, REQUEST_ID).await,
     };
     let deed = deed?;
-    tx.commit().await?;
+    if is_dry {
+        tx.rollback().await?
+    } else {
+        tx.commit().await?
+    }
     Ok(deed)
 }

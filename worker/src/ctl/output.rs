@@ -46,7 +46,7 @@ pub(super) struct Report<T> {
 #[derive(Serialize)]
 struct Line<T> {
     id: T,
-    /// None in a dry run.
+    /// None in a dry run where it would be done.
     #[serde(flatten)]
     deed: Option<Deed>,
 }
@@ -63,9 +63,13 @@ impl<T: Serialize + ToString> Report<T> {
     }
 
     /// After an error nothing more is tried, and what was done so far is still told.
-    pub(super) fn add(&mut self, id: T, deed: anyhow::Result<Option<Deed>>) -> anyhow::Result<()> {
+    pub(super) fn add(&mut self, id: T, deed: anyhow::Result<Deed>) -> anyhow::Result<()> {
         match deed {
-            Ok(deed) => self.results.push(Line { id, deed }),
+            Ok(deed) => {
+                // What a dry run would do is not told as if it were done.
+                let deed = Some(deed).filter(|deed| !self.dry_run || deed.is_refusal());
+                self.results.push(Line { id, deed });
+            }
             Err(error) => {
                 self.next = None;
                 self.print()?;
