@@ -157,7 +157,8 @@ async fn deleted_domains_go_whole_once_they_are_cleaned_up_and_nobody_elses_rows
 
 #[tokio::test]
 async fn what_nobody_issues_for_thirty_days_is_given_up_and_its_certificate_can_be_renewed_again() {
-    let mut conn = connect(&migrated().await).await;
+    let url = migrated().await;
+    let mut conn = connect(&url).await;
     let shop = domain(&mut conn, "shop.example.com", "active").await;
     let issued = order(&mut conn, shop, "issued", None).await;
     order(&mut conn, shop, "cancelled", Some("cancelled_by_operator")).await;
@@ -196,6 +197,13 @@ async fn what_nobody_issues_for_thirty_days_is_given_up_and_its_certificate_can_
         idle.new_certificate_id
     );
     sql(&mut conn, &age).await;
+    // Somebody is about to start the renewal, whose row is locked first: nobody waits for it with the lock that comes second.
+    let mut starting = connect(&url).await;
+    sql(&mut starting, "BEGIN").await;
+    sql(&mut starting, "SELECT id FROM renewals FOR UPDATE").await;
+    sql(&mut conn, "SET lock_timeout = '1s'").await;
+    assert_eq!(ordered::cancel_idle(&mut conn, 10).await.unwrap(), 0);
+    sql(&mut starting, "ROLLBACK").await;
     assert_eq!(ordered::cancel_idle(&mut conn, 10).await.unwrap(), 1);
     assert_eq!(ordered::cancel_idle(&mut conn, 10).await.unwrap(), 0);
     let states = "SELECT state FROM certificates ORDER BY id";

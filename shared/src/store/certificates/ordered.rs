@@ -163,17 +163,26 @@ pub async fn start(conn: &mut PgConnection, id: i64) -> Result<bool, StoreError>
     Ok(started.rows_affected() == 1)
 }
 
-/// Gives up orders that nobody has issued for 30 days, and renewals with their successors, at most `limit`. Returns how many.
+/// Gives up orders that nobody has issued for 30 days, and renewals with their successors, at most `limit` of each. Returns how
+/// many certificates. A renewal's row is locked before its successor's; what somebody has locked waits for the next time.
 pub async fn cancel_idle(conn: &mut PgConnection, limit: i64) -> Result<u64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"WITH idle AS (
-             SELECT id FROM certificates WHERE state = 'new' AND created_at < now() - interval '30 days'
+             SELECT r.id FROM renewals r JOIN certificates c ON c.id = r.new_certificate_id
+             WHERE r.state = 'new' AND c.state = 'new' AND c.created_at < now() - interval '30 days'
+             LIMIT $1 FOR UPDATE OF r SKIP LOCKED
+         ), ended AS (
+             UPDATE renewals r SET state = 'cancelled', updated_at = now() FROM idle WHERE r.id = idle.id
+             RETURNING r.new_certificate_id AS id
+         ), ordered AS (
+             SELECT c.id FROM certificates c
+             WHERE c.state = 'new' AND c.created_at < now() - interval '30 days'
+               AND NOT EXISTS (SELECT FROM renewals r WHERE r.new_certificate_id = c.id AND r.state = 'new')
              LIMIT $1 FOR UPDATE SKIP LOCKED
          ), cancelled AS (
-             UPDATE certificates c SET state = 'cancelled', updated_at = now() FROM idle WHERE c.id = idle.id RETURNING c.id
-         ), ended AS (
-             UPDATE renewals r SET state = 'cancelled', updated_at = now() FROM cancelled
-             WHERE r.new_certificate_id = cancelled.id AND r.state = 'new'
+             UPDATE certificates c SET state = 'cancelled', updated_at = now()
+             FROM (SELECT id FROM ended UNION ALL SELECT id FROM ordered) AS idle
+             WHERE c.id = idle.id AND c.state = 'new' RETURNING c.id
          )
          SELECT count(*) AS "count!" FROM cancelled"#,
         limit
