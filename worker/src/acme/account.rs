@@ -14,6 +14,8 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
+use countersign_shared::model::secret::Secret;
+use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::PgPool;
 use countersign_shared::store::acme_accounts::{self, AcmeAccount};
 use countersign_shared::store::{StoreError, in_time};
@@ -62,7 +64,7 @@ pub fn parse_rsa_key_pem(pem: &str) -> Result<AccountKey, KeyPemError> {
 }
 
 /// The form in which account keys are stored, from any form that is accepted.
-pub fn rsa_key_pem_as_pkcs8(pem: &str) -> Result<String, KeyPemError> {
+pub fn rsa_key_pem_as_pkcs8(pem: &str) -> Result<Secret, KeyPemError> {
     parse_rsa_key_pem(pem)?.pkcs8_pem()
 }
 
@@ -87,9 +89,9 @@ impl AccountKey {
         Ok(AccountKey { pair: Arc::new(pair), modulus, exponent })
     }
 
-    pub(super) fn pkcs8_pem(&self) -> Result<String, KeyPemError> {
+    pub(super) fn pkcs8_pem(&self) -> Result<Secret, KeyPemError> {
         let der = self.pair.as_der().map_err(|_| KeyPemError::Encoding)?;
-        Ok(pem_block("PRIVATE KEY", der.as_ref()))
+        Ok(Secret::new(pem_block("PRIVATE KEY", der.as_ref())))
     }
 
     pub(super) fn jwk(&self) -> Value {
@@ -126,25 +128,27 @@ impl AccountKey {
 #[async_trait]
 pub(super) trait AccountRecord: Send + Sync {
     async fn load(&self) -> Result<Option<AcmeAccount>, StoreError>;
-    async fn insert_key_if_absent(&self, private_key_pem: &str) -> Result<AcmeAccount, StoreError>;
+    async fn insert_key_if_absent(&self, private_key_pem: &Secret) -> Result<AcmeAccount, StoreError>;
     async fn store_kid(&self, kid: &str) -> Result<(), StoreError>;
 }
 
 pub(super) struct PostgresRecord {
     pub(super) pool: PgPool,
+    pub(super) ring: KeyRing,
     pub(super) directory: String,
 }
 
 #[async_trait]
 impl AccountRecord for PostgresRecord {
     async fn load(&self) -> Result<Option<AcmeAccount>, StoreError> {
-        in_time(async { acme_accounts::load(&mut *self.pool.acquire().await?, &self.directory).await }).await
+        in_time(async { acme_accounts::load(&mut *self.pool.acquire().await?, &self.ring, &self.directory).await })
+            .await
     }
 
-    async fn insert_key_if_absent(&self, private_key_pem: &str) -> Result<AcmeAccount, StoreError> {
+    async fn insert_key_if_absent(&self, private_key_pem: &Secret) -> Result<AcmeAccount, StoreError> {
         in_time(async {
             let mut conn = self.pool.acquire().await?;
-            acme_accounts::insert_key_if_absent(&mut conn, &self.directory, private_key_pem).await
+            acme_accounts::insert_key_if_absent(&mut conn, &self.ring, &self.directory, private_key_pem).await
         })
         .await
     }
@@ -218,7 +222,7 @@ impl Accounts {
                 self.record.insert_key_if_absent(&pem).await.map_err(store_failed)?
             }
         };
-        let key = parse_rsa_key_pem(&stored.private_key_pem).map_err(AcmeError::unusable_account)?;
+        let key = parse_rsa_key_pem(stored.private_key_pem.expose()).map_err(AcmeError::unusable_account)?;
         Ok((key, stored.kid))
     }
 
@@ -290,9 +294,10 @@ mod tests {
         // In a 3072-bit PKCS#8 the PKCS#1 key is what follows its 26 octets of wrapping.
         let pkcs1 = pem_block("RSA PRIVATE KEY", &rsa.serialized_der()[26..]);
         let stored = rsa_key_pem_as_pkcs8(&pkcs1).unwrap();
-        assert_eq!(stored, rsa_key_pem_as_pkcs8(&pkcs8).unwrap());
+        let stored = stored.expose();
+        assert!(stored == rsa_key_pem_as_pkcs8(&pkcs8).unwrap().expose());
         assert!(stored.starts_with("-----BEGIN PRIVATE KEY-----\n"));
-        let again = parse_rsa_key_pem(&stored).unwrap();
+        let again = parse_rsa_key_pem(stored).unwrap();
         assert_eq!(again.thumbprint(), parse_rsa_key_pem(&pkcs1).unwrap().thumbprint());
     }
 
@@ -302,6 +307,7 @@ mod tests {
         let ec_pkcs8 = pem_block("PRIVATE KEY", ec.to_pkcs8v1().unwrap().as_ref());
         let ec_sec1 = pem_block("EC PRIVATE KEY", ec.private_key().as_der().unwrap().as_ref());
         let good = AccountKey::generate().unwrap().pkcs8_pem().unwrap();
+        let good = good.expose();
         assert!(matches!(parse_rsa_key_pem(&ec_pkcs8), Err(KeyPemError::Refused(_))));
         assert!(matches!(parse_rsa_key_pem(&ec_sec1), Err(KeyPemError::Ec)));
         let small = pem_block("RSA PRIVATE KEY", &BASE64_STANDARD.decode(SMALL).unwrap());

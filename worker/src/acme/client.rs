@@ -10,6 +10,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::PgPool;
 use futures::future::try_join_all;
 use instant_acme::{AuthorizationState, ChallengeType, Identifier, OrderState};
@@ -109,9 +110,9 @@ pub struct Dns01 {
 
 impl Acme {
     /// Touches neither network nor database: the account is looked up, or registered, by the first call.
-    pub fn new(settings: Settings, pool: PgPool) -> Result<Acme, SetupError> {
+    pub fn new(settings: Settings, pool: PgPool, ring: KeyRing) -> Result<Acme, SetupError> {
         let directory = settings.directory.to_string();
-        Self::with_record(settings, Arc::new(PostgresRecord { pool, directory }))
+        Self::with_record(settings, Arc::new(PostgresRecord { pool, ring, directory }))
     }
 
     pub(super) fn with_record(settings: Settings, record: Arc<dyn AccountRecord>) -> Result<Acme, SetupError> {

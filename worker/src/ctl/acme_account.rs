@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use countersign_shared::config::DatabaseAddress;
-use countersign_shared::store::{self, acme_accounts};
+use countersign_shared::config::{DatabaseAddress, KeyRingArgs};
+use countersign_shared::store::acme_accounts;
 use url::Url;
+use zeroize::Zeroizing;
 
+use super::connect_with_keys;
 use crate::acme::rsa_key_pem_as_pkcs8;
 
 #[derive(Subcommand)]
@@ -32,6 +34,9 @@ pub(super) struct Import {
 
     #[command(flatten)]
     database: DatabaseAddress,
+
+    #[command(flatten)]
+    keys: KeyRingArgs,
 }
 
 impl AcmeAccount {
@@ -45,11 +50,12 @@ impl AcmeAccount {
 impl Import {
     async fn run(self) -> anyhow::Result<()> {
         let pem = std::fs::read_to_string(&self.key_file)
+            .map(Zeroizing::new)
             .with_context(|| format!("cannot read {}", self.key_file.display()))?;
         let pem = rsa_key_pem_as_pkcs8(&pem).with_context(|| format!("{} is of no use", self.key_file.display()))?;
-        let mut conn = store::connect(&self.database.options()?).await?;
+        let (mut conn, ring) = connect_with_keys(&self.database, &self.keys).await?;
         let directory = self.acme_directory.as_str();
-        if !acme_accounts::import(&mut conn, directory, &pem, self.kid.as_str()).await? {
+        if !acme_accounts::import(&mut conn, &ring, directory, &pem, self.kid.as_str()).await? {
             bail!("{directory} has an account already; nothing was changed");
         }
         println!("imported {} for {directory}", self.kid);
