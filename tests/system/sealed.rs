@@ -16,33 +16,36 @@ pub(crate) fn key(id: &str) -> String {
 }
 
 /// What `countersignctl` came to.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Said {
     #[track_caller]
-    fn ended(self, code: i32) -> Self {
+    pub(crate) fn ended(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{} {}", self.out, self.err);
         self
     }
 
     #[track_caller]
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {} {}", self.out, self.err))
     }
 }
 
-fn command(url: &str, ring: &str, args: &[&str]) -> Command {
+pub(crate) fn command(url: &str, ring: &str, args: &[&str]) -> Command {
     let mut command = Command::new(checkout::binary("countersignctl").unwrap());
     command.args(args).env_clear().env("DATABASE_URL", url).env("ENCRYPTION_KEYS", ring).stdin(Stdio::null());
     command
 }
 
 async fn ctl(url: &str, ring: &str, args: &[&str]) -> Said {
-    let mut command = command(url, ring, args);
+    said(command(url, ring, args)).await
+}
+
+pub(crate) async fn said(mut command: Command) -> Said {
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }

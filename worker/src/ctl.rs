@@ -3,6 +3,7 @@
 mod accounts;
 mod acme_account;
 mod audit;
+mod certificates;
 mod dns;
 mod doctor;
 mod jobs;
@@ -51,7 +52,10 @@ enum Verb {
     /// The bearer tokens of /v2
     #[command(subcommand)]
     Tokens(tokens::Tokens),
-    /// Who did what with a token of /v2
+    /// See certificates; revoke and export them
+    #[command(subcommand)]
+    Certificates(certificates::Certificates),
+    /// Who did what with a token of /v2, or to certificates
     #[command(subcommand)]
     Audit(audit::Audit),
     /// Say what is wrong with a name's DNS, and which record to set; exits with 4 where certificates are in danger
@@ -89,10 +93,11 @@ impl Command {
             Verb::Dns(dns) => dns.run().await,
             Verb::Accounts(accounts) => accounts.run().await,
             Verb::Tokens(tokens) => tokens.run().await,
+            Verb::Certificates(certificates) => certificates.run().await,
             Verb::Audit(audit) => audit.run().await,
             Verb::Doctor(doctor) => doctor.run().await,
             Verb::Keys(keys) => keys.run().await,
-            Verb::AcmeAccount(account) => account.run().await.map(|()| Ended::Done),
+            Verb::AcmeAccount(account) => account.run().await,
         }
     }
 }

@@ -362,11 +362,11 @@ mod tests {
             params.self_signed(&key).unwrap().pem()
         };
 
-        let key = made.private_key_pem.as_str();
+        let key = made.private_key_pem.expose();
         let refused = |chain: &str, key: &str, names: &[String]| check_chain(chain, key, names).unwrap_err();
         assert!(check_chain(&good, key, &ordered).is_ok());
         assert!(matches!(refused(&good, other.private_key_pem.expose(), &ordered), ChainError::OtherKey));
-        assert!(matches!(refused(&good, &rsa.private_key_pem, &ordered), ChainError::OtherKey));
+        assert!(matches!(refused(&good, rsa.private_key_pem.expose(), &ordered), ChainError::OtherKey));
         assert!(matches!(refused(&good, "no key", &ordered), ChainError::PrivateKey));
         assert!(matches!(refused(&good, key, &ordered[..1]), ChainError::Names { .. }));
         let more = [&ordered[..], &names(&["c.example.com"])].concat();

@@ -1,5 +1,7 @@
 //! `acme_accounts`: one ACME account per directory, shared by every worker.
 
+pub mod account_key;
+
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -28,6 +30,11 @@ pub async fn load(conn: &mut PgConnection, ring: &KeyRing, directory: &str) -> R
         .ok_or(StoreError::Corrupt { column: "acme_accounts.private_key_pem" })?;
     let private_key_pem = ring.open(Place::AccountKey(directory), &key)?;
     Ok(Some(AcmeAccount { directory: row.directory, private_key_pem, kid: row.kid }))
+}
+
+/// Where there are accounts.
+pub async fn directories(conn: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    Ok(sqlx::query_scalar!("SELECT directory FROM acme_accounts ORDER BY directory").fetch_all(conn).await?)
 }
 
 /// Who we are at a CA.

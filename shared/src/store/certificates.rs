@@ -1,5 +1,6 @@
 //! `certificates`: from the order that asks for one to the stored chain and key.
 
+pub mod kept;
 pub mod ordered;
 
 use std::collections::HashMap;

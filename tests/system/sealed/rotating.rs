@@ -8,7 +8,7 @@ use countersign_tests::stack::Stack;
 use countersign_tests::stack::accounts::{ALL_SCOPES, DEFAULT};
 use reqwest::Method;
 use sqlx::AssertSqlSafe;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::{command, ctl, held, key, sql};
 use crate::databases::{connect, migrated};
@@ -28,7 +28,7 @@ const COPIES: &str = "
 struct Reader {
     stop: Arc<AtomicBool>,
     reads: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
+    task: JoinSet<()>,
 }
 
 async fn read(api: &ApiClient, id: i64) -> String {
@@ -42,7 +42,8 @@ impl Reader {
         let (stop, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (api, ids, pem) = (api.clone(), ids.to_vec(), pem.to_owned());
         let (is_over, count) = (Arc::clone(&stop), Arc::clone(&reads));
-        let task = tokio::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             // A stride that meets every row: those before and behind where the batches are.
             let all = ids.iter().cycle().step_by(7);
             for id in all.take_while(|_| !is_over.load(Ordering::Relaxed)) {
@@ -55,7 +56,7 @@ impl Reader {
 
     async fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap();
+        self.task.join_all().await;
         self.reads.load(Ordering::Relaxed)
     }
 }
@@ -85,7 +86,7 @@ async fn under_load(stack: &Stack, ring: &str, verb: &str, api: &ApiClient, ids:
     let (one, other) = (sealed(done), sealed(again));
     assert!(one + other >= ROWS, "{one} and {other} rows");
     let enough = reader.reads.load(Ordering::Relaxed) + 20;
-    let read_on = async || (reader.reads.load(Ordering::Relaxed) > enough || reader.task.is_finished()).then_some(());
+    let read_on = async || (reader.reads.load(Ordering::Relaxed) > enough).then_some(());
     stack.wait_until("keys are read afterwards", SOON, read_on).await;
     println!("{verb}: {one} and {other} rows; {} keys read meanwhile", reader.end().await);
 }

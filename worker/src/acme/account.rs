@@ -17,7 +17,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use countersign_shared::model::secret::Secret;
 use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::PgPool;
-use countersign_shared::store::acme_accounts::{self, AcmeAccount};
+use countersign_shared::store::acme_accounts::{self, AcmeAccount, account_key};
 use countersign_shared::store::{StoreError, in_time};
 use instant_acme::{Account, ExternalAccountKey, Key, NewAccount};
 use rustls_pki_types::PrivateKeyDer;
@@ -68,6 +68,11 @@ pub fn rsa_key_pem_as_pkcs8(pem: &str) -> Result<Secret, KeyPemError> {
     parse_rsa_key_pem(pem)?.pkcs8_pem()
 }
 
+/// A fresh key, as account keys are stored. Keeps a core busy for up to 300 ms.
+pub fn generate_rsa_key_pem() -> Result<Secret, KeyPemError> {
+    AccountKey::generate()?.pkcs8_pem()
+}
+
 impl AccountKey {
     /// Keeps a core busy for up to 300 ms.
     pub(super) fn generate() -> Result<Self, KeyPemError> {
@@ -99,7 +104,7 @@ impl AccountKey {
     }
 
     /// RFC 7638: the required members in lexicographic order, without whitespace.
-    pub(super) fn thumbprint(&self) -> String {
+    pub fn thumbprint(&self) -> String {
         let jwk = format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, self.exponent, self.modulus);
         BASE64URL.encode(Sha256::digest(jwk))
     }
@@ -130,6 +135,8 @@ pub(super) trait AccountRecord: Send + Sync {
     async fn load(&self) -> Result<Option<AcmeAccount>, StoreError>;
     async fn insert_key_if_absent(&self, private_key_pem: &Secret) -> Result<AcmeAccount, StoreError>;
     async fn store_kid(&self, kid: &str) -> Result<(), StoreError>;
+    /// The key that the account is being given, if any.
+    async fn next_key(&self) -> Result<Option<Secret>, StoreError>;
 }
 
 pub(super) struct PostgresRecord {
@@ -151,6 +158,10 @@ impl AccountRecord for PostgresRecord {
             acme_accounts::insert_key_if_absent(&mut conn, &self.ring, &self.directory, private_key_pem).await
         })
         .await
+    }
+
+    async fn next_key(&self) -> Result<Option<Secret>, StoreError> {
+        in_time(async { account_key::next(&mut *self.pool.acquire().await?, &self.ring, &self.directory).await }).await
     }
 
     async fn store_kid(&self, kid: &str) -> Result<(), StoreError> {
@@ -199,6 +210,38 @@ impl Accounts {
         *current = None;
         let (key, _) = self.stored().await?;
         Ok(Arc::clone(current.insert(self.register(key).await?)))
+    }
+
+    /// After a refusal that another key would explain (RFC 8555 §7.3.5): a session by the key that is stored now, or that the
+    /// account is being given. None when `refused` has used the only one. It is nobody else's until [`Self::adopt`].
+    pub(super) async fn rekeyed(&self, refused: &Arc<Session>) -> Result<Option<Arc<Session>>, AcmeError> {
+        let store_failed = |error| AcmeError::of_store(RequestKind::Account, error);
+        let current = self.lock().await?.clone();
+        if let Some(session) = current.filter(|session| !Arc::ptr_eq(session, refused)) {
+            return Ok(Some(session));
+        }
+        let Some(AcmeAccount { private_key_pem, kid: Some(kid), .. }) =
+            self.record.load().await.map_err(store_failed)?
+        else {
+            return Ok(None);
+        };
+        let next = self.record.next_key().await.map_err(store_failed)?;
+        for pem in std::iter::once(private_key_pem).chain(next) {
+            let key = parse_rsa_key_pem(pem.expose()).map_err(AcmeError::unusable_account)?;
+            if key.thumbprint() != refused.transport.key().thumbprint() {
+                return self.resume(key, kid).await.map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// `session` has shown itself to be right where `refused` was not: everybody's from now on.
+    pub(super) async fn adopt(&self, refused: &Arc<Session>, session: Arc<Session>) -> Result<(), AcmeError> {
+        let mut current = self.lock().await?;
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, refused)) {
+            *current = Some(session);
+        }
+        Ok(())
     }
 
     /// While the CA is silent, whoever holds the lock waits for two time-outs (directory, newAccount). The others must not add
@@ -261,7 +304,7 @@ impl Accounts {
         Ok(Arc::new(Session { transport, account }))
     }
 
-    fn transport(&self, key: AccountKey) -> Transport {
+    pub(super) fn transport(&self, key: AccountKey) -> Transport {
         Transport::new(Arc::clone(&self.wire), key, self.settings.external_account.clone())
     }
 }

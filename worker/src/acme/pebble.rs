@@ -30,6 +30,7 @@ const MAC_KEY: &[u8] = b"the MAC key of these tests, as long as HS256 wants";
 #[derive(Default)]
 pub(super) struct MemoryRecord {
     pub(super) row: Mutex<Option<(String, Option<String>)>>,
+    next: Mutex<Option<Secret>>,
     kids_stored: AtomicUsize,
 }
 
@@ -55,6 +56,10 @@ impl AccountRecord for MemoryRecord {
     async fn insert_key_if_absent(&self, private_key_pem: &Secret) -> Result<AcmeAccount, StoreError> {
         self.row.lock().unwrap().get_or_insert_with(|| (private_key_pem.expose().to_owned(), None));
         Ok(self.load().await?.unwrap())
+    }
+
+    async fn next_key(&self) -> Result<Option<Secret>, StoreError> {
+        Ok(self.next.lock().unwrap().clone())
     }
 
     async fn store_kid(&self, kid: &str) -> Result<(), StoreError> {
