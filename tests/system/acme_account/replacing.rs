@@ -2,11 +2,13 @@
 
 use std::process::Command;
 
+use countersign_shared::model::problem::ProblemCode;
 use countersign_tests::acme_front::{Fault, Kind, Moment};
 use countersign_tests::stack::Stack;
 use serde_json::Value;
 
 use crate::facts::SOON;
+use crate::failures::{a_retry_leads_to_a_certificate, fails};
 use crate::sealed::{self, Said, key};
 
 /// The workers' settings, as the tool needs them.
@@ -84,6 +86,19 @@ async fn the_account_gets_another_key_under_its_url_and_workers_go_on() {
     assert!(again.out.contains("has a new key"));
     assert_ne!(tool.show().await["thumbprint"], after["thumbprint"]);
     stack.active_domain("twice.example.com").await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn an_order_whose_value_the_old_key_made_is_refused_by_the_ca_and_can_be_retried() {
+    let stack = Stack::builder().start().await;
+    let (domain, order) = stack.pending_domain("shop.example.com").await;
+    let tool = Tool::new(&stack, "").await;
+    tool.run(&["acme-account", "replace", "--break-open-orders"]).await.ended(0);
+    stack.publish_value(&order).await;
+    fails(&stack, &domain, ProblemCode::ChallengeRefused).await;
+    let is_same = a_retry_leads_to_a_certificate(&stack, &domain, &order).await;
+    assert!(!is_same, "the value of the old key was told again");
     stack.finish().await;
 }
 

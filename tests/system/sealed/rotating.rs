@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use countersign_tests::acme_front::{Kind, Moment};
 use countersign_tests::api_client::ApiClient;
 use countersign_tests::stack::Stack;
 use countersign_tests::stack::accounts::{ALL_SCOPES, DEFAULT};
@@ -128,6 +129,41 @@ async fn a_thousand_rows_are_sealed_and_rotated_under_load_and_the_old_key_can_g
         assert!(read(&api, *id).await == pem, "certificate {id}");
     }
     assert_eq!(held(&url, &["k1", "k2"]).await, (0, vec![0, ROWS + 7]));
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn a_process_that_lacks_a_key_waits_for_it_and_blames_no_order() {
+    let (old, new) = (key("k1"), key("k2"));
+    let mut stack = Stack::builder().acme_front().setting("ENCRYPTION_KEYS", &old).start().await;
+    stack.active_domain("shop.example.com").await;
+    let api = stack.api().with_token(Some(&stack.token(DEFAULT, ALL_SCOPES).secret));
+    let id: i64 = sqlx::query_scalar("SELECT id FROM certificates").fetch_one(stack.pool()).await.unwrap();
+    let pem = read(&api, id).await;
+    // Its key is made and stored, its chain is not.
+    stack.front().hold(Kind::Certificate);
+    let (domain, order) = stack.pending_domain("waits.example.com").await;
+    stack.publish_value(&order).await;
+    let held = async || (stack.front().held(Kind::Certificate, Moment::Before) > 0).then_some(());
+    stack.wait_until("the chain is fetched", SOON, held).await;
+
+    // Too early: nobody else has the new key yet.
+    let url = stack.database_url();
+    ctl(&url, &format!("{new},{old}"), &["keys", "rotate"]).await.ended(0);
+    stack.front().release();
+    let waits = async || {
+        let saw = "SELECT last_result -> 'failure' ->> 'detail' FROM jobs j JOIN orders o ON o.id = j.order_id";
+        let saw: Option<Option<String>> = sqlx::query_scalar(saw).fetch_optional(stack.pool()).await.unwrap();
+        saw.flatten()
+    };
+    stack.wait_until("the worker has met a key that it lacks", SOON, waits).await;
+    assert_eq!(crate::facts::attempts(&stack).await.unwrap(), 0, "a failure is counted");
+    let path = format!("/v2/1/domains/shop.example.com/certificates/{id}/private_key");
+    api.send(api.request(Method::GET, &path)).await.unwrap().expect(503);
+
+    restart(&mut stack, &format!("{old},{new}")).await;
+    stack.becomes_active(&domain.id).await;
+    assert!(read(&api, id).await == pem);
     stack.finish().await;
 }
 
