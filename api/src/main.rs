@@ -56,6 +56,7 @@ async fn run() -> anyhow::Result<()> {
     telemetry::start(&settings.log).context("LOG_LEVEL cannot be understood")?;
 
     let pool = settings.database.pool()?;
+    let ring = settings.keys.ring()?.withholding_account_key();
     let auth_token = secret("AUTH_TOKEN", settings.auth_token.as_ref(), settings.auth_token_file.as_deref())?;
     if auth_token.is_none() {
         tracing::warn!("AUTH_TOKEN is not set: anyone who reaches {} may use the API", settings.server_addr);
@@ -73,7 +74,7 @@ async fn run() -> anyhow::Result<()> {
     let grace = settings.shutdown_grace;
     tasks.spawn(serve::serve(admin_listener, operators, ops::MAX_CONNECTIONS, stop.clone(), grace));
 
-    if !process::await_schema(&pool, &stop).await? {
+    if !process::await_schema(&pool, &stop).await? || !process::await_keys(&pool, &ring, &stop).await? {
         return Ok(());
     }
     report_suffix_list(&pool).await;
@@ -103,6 +104,7 @@ async fn run() -> anyhow::Result<()> {
     });
     let v2 = Arc::new(V2 {
         pool,
+        ring,
         rates,
         allow_special_use_names: settings.allow_special_use_names,
         challenge_zone: settings.delegation.challenge_zone,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use countersign_shared::config::{
-    AdminArgs, CaaArgs, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs,
+    AdminArgs, CaaArgs, DatabaseArgs, DelegationArgs, DnsArgs, KeyRingArgs, ListenAddr, LogArgs, Secret, WebhookArgs,
     bounded_duration,
 };
 
@@ -74,6 +74,9 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
+
+    #[command(flatten)]
+    pub(crate) keys: KeyRingArgs,
 
     #[command(flatten)]
     pub(crate) dns: DnsArgs,

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use countersign_shared::model::delegation::ChallengeZone;
+use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::PgPool;
 
 pub(crate) use rates::Rates;
@@ -32,6 +33,8 @@ use crate::{idempotency, routes};
 /// What the handlers need.
 pub(crate) struct V2 {
     pub(crate) pool: PgPool,
+    /// What secrets are sealed with.
+    pub(crate) ring: KeyRing,
     pub(crate) rates: Arc<Rates>,
     pub(crate) allow_special_use_names: bool,
     /// Where challenges can be delegated to.

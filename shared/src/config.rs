@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use crate::dns::{Authoritative, SetupError, TxtLookup};
 use crate::model::delegation::ChallengeZone;
 pub use crate::model::secret::Secret;
+use crate::sealed::{KeyRing, KeyRingError};
 use crate::store::{self, PgPool};
 
 #[derive(Debug, Error)]
@@ -33,6 +34,8 @@ pub enum ConfigError {
     /// Does not show the value: it may hold a password.
     #[error("{0} cannot be understood")]
     Invalid(&'static str),
+    #[error("ENCRYPTION_KEYS cannot be used")]
+    KeyRing(#[from] KeyRingError),
     #[error("ADMIN_TOKEN must be set (or ADMIN_TOKEN_FILE): ADMIN_ADDR {0} can be reached from other hosts")]
     AdminTokenMissing(ListenAddr),
     #[error("cannot listen on {address}")]
@@ -135,6 +138,28 @@ impl DatabaseAddress {
 impl DatabaseArgs {
     pub fn pool(&self) -> Result<PgPool, ConfigError> {
         Ok(store::pool(self.address.options()?, self.database_max_connections, self.database_acquire_timeout))
+    }
+}
+
+/// What secrets in the database are sealed with.
+#[derive(Args)]
+#[command(next_help_heading = "Keys at rest")]
+pub struct KeyRingArgs {
+    /// Keys that seal secrets in the database, id:base64 of 32 bytes each, separated by commas: the first seals, all open;
+    /// secrets are stored plain when empty, or when the first entry is the word plain
+    #[arg(long, env = "ENCRYPTION_KEYS", hide_env_values = true, value_name = "KEYS")]
+    pub encryption_keys: Option<Secret>,
+
+    /// File that holds the keys, separated by commas or line ends
+    #[arg(long, env = "ENCRYPTION_KEYS_FILE", value_name = "PATH")]
+    pub encryption_keys_file: Option<PathBuf>,
+}
+
+impl KeyRingArgs {
+    /// Without any key when nothing is set.
+    pub fn ring(&self) -> Result<KeyRing, ConfigError> {
+        let keys = secret("ENCRYPTION_KEYS", self.encryption_keys.as_ref(), self.encryption_keys_file.as_deref())?;
+        Ok(keys.map(|keys| KeyRing::parse(keys.expose())).transpose()?.unwrap_or_default())
     }
 }
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::sealed::KeyRing;
+use crate::store::encryption_keys::{self, KeysError};
 use crate::store::schema::{self, SchemaError};
-use crate::store::{self, PgPool};
+use crate::store::{self, PgConnection, PgPool, StoreError};
 
 /// Cancels `stop` on SIGTERM or SIGINT; a second signal ends the process at once with status 130.
 ///
@@ -33,16 +35,44 @@ pub fn stop_on_signal(stop: CancellationToken) -> std::io::Result<impl Future<Ou
 /// Waits until the database can be reached, then checks its schema; false when a stop came first. Only a wrong schema is
 /// an error.
 pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<bool, SchemaError> {
+    let checked = await_database(pool, stop, async |conn| match schema::check(conn).await {
+        Err(SchemaError::Unreadable(error)) => Err(error),
+        checked => Ok(checked),
+    });
+    match checked.await.map_err(SchemaError::Unreadable)? {
+        Some(checked) => checked.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Waits until the database can be reached, then holds the ring against what is sealed there; false when a stop came first. Only
+/// a ring that lacks a key, or has a wrong one, is an error.
+pub async fn await_keys(pool: &PgPool, ring: &KeyRing, stop: &CancellationToken) -> Result<bool, KeysError> {
+    let checked = await_database(pool, stop, async |conn| match encryption_keys::check(conn, ring).await {
+        Err(KeysError::Unreadable(error)) => Err(error),
+        checked => Ok(checked),
+    });
+    match checked.await.map_err(KeysError::Unreadable)? {
+        Some(checked) => checked.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// What `check` finds, as soon as the database can be reached; None when a stop came first.
+async fn await_database<T>(
+    pool: &PgPool,
+    stop: &CancellationToken,
+    check: impl AsyncFn(&mut PgConnection) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
     let mut reported = false;
     loop {
         let checked = store::in_time(async {
             let mut conn = pool.acquire().await?;
-            Ok(schema::check(&mut conn).await)
+            check(&mut conn).await
         });
         let outage = match checked.await {
-            Ok(Err(SchemaError::Unreadable(error))) | Err(error) if error.is_outage() => error,
-            Ok(checked) => return checked.map(|()| true),
-            Err(error) => return Err(SchemaError::Unreadable(error)),
+            Err(error) if error.is_outage() => error,
+            checked => return checked.map(Some),
         };
         if !reported {
             let server = pool.connect_options();
@@ -55,7 +85,7 @@ pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<boo
             reported = true;
         }
         if stop.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod certificates;
 pub mod delegations;
 pub mod deliveries;
 pub mod domains;
+pub mod encryption_keys;
 mod error;
 pub mod events;
 pub mod idempotency_keys;

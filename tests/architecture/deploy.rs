@@ -320,7 +320,7 @@ fn secrets_are_files_that_are_mounted() {
         let named: BTreeSet<String> =
             settings.iter().filter(|(name, _)| name.ends_with("_FILE")).map(|(_, path)| path.clone()).collect();
         assert_eq!(named, mounted, "{place}: settings …_FILE, and what is mounted");
-        for secret in ["DATABASE_URL", "ADMIN_TOKEN", "AUTH_TOKEN", "ACME_EAB_HMAC_KEY"] {
+        for secret in ["DATABASE_URL", "ADMIN_TOKEN", "AUTH_TOKEN", "ACME_EAB_HMAC_KEY", "ENCRYPTION_KEYS"] {
             assert!(!settings.contains_key(secret), "{place}: {secret} belongs into a file");
         }
     }

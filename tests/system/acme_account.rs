@@ -1,4 +1,6 @@
-//! `countersignctl acme-account import`: what it takes, what it refuses, and that the imported account is the one used.
+//! `countersignctl acme-account`: another key for the account; and `import`: what it takes, what it refuses, and that the imported account is the one used.
+
+mod replacing;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

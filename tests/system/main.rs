@@ -37,4 +37,5 @@ mod list;
 mod operator;
 mod queue;
 mod schema;
+mod sealed;
 mod v2;

@@ -2,6 +2,7 @@
 //!
 //! What is only read or refused is tested on rows that no program made; what workers must do about it, on a stack.
 
+mod certificates;
 mod changing;
 mod dns;
 mod dry_runs;

@@ -10,13 +10,15 @@ mod wakes;
 use std::collections::HashMap;
 use std::fs;
 
-use countersign_shared::model::certificate::{KeyAlgorithm, KeyAndCsr};
+use countersign_shared::model::certificate::{KeyAlgorithm, StoredKeyAndCsr};
 use countersign_shared::model::domain::{DomainStatus, verification_token};
 use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::order::{Authorization, Order, OrderEvent, OrderOrigin, Placement};
 use countersign_shared::model::presenter::PublishedBy;
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
+use countersign_shared::model::secret::{AtRest, Secret};
+use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::domains::NewDomain;
 use countersign_shared::store::jobs::{self, ClaimedJob, Fence, JobKind, Lane, Outcome, Renewal, Worker};
 use countersign_shared::store::orders::NewOrder;

@@ -86,10 +86,15 @@ pub(crate) fn service(url: &str) -> (Vec<(&'static str, String)>, String) {
 
 /// Starts both services on this database; each must end by itself, with a failure. Returns what each wrote.
 async fn refusals(url: &str) -> [String; 2] {
+    refused(url, &[]).await
+}
+
+/// The same with further settings.
+pub(crate) async fn refused(url: &str, settings: &[(&'static str, String)]) -> [String; 2] {
     let programs = Programs::new();
     let services = ["countersign-api", "countersign-worker"];
     for binary in services {
-        programs.start(binary, binary, &[], &service(url).0);
+        programs.start(binary, binary, &[], &[&service(url).0, settings].concat());
     }
     let mut said = Vec::new();
     for binary in services {

@@ -1,28 +1,37 @@
 //! No secret ever appears in a log, at any level.
 
+use countersign_shared::sealed::{AtRest, KeyRing, Place};
 use countersign_tests::api_client::{Answer, ApiClient};
+use countersign_tests::stack::accounts::{ALL_SCOPES, DEFAULT};
 use countersign_tests::stack::{Shutdown, Stack};
 use reqwest::Method;
 use serde_json::json;
 
 use crate::facts::SOON;
+use crate::sealed::key;
 
 const TOKEN: &str = "canary-token-5uIRaHb6dNvUk0eT";
 const PASSWORD: &str = "canary-password-Tz8vDqGm3wYb1sLx";
+const PRESENTER_SECRET: &str = "canary-presenter-q8ZxWn4hRt2vJc6P";
+const WEBHOOK_SECRET: &str = "whsec_Y2FuYXJ5LXdlYmhvb2stN0dwMk1zOVhrNFFk";
 const REQUEST_ID: &str = "canary-request-7Kp2";
 const LOGS: [&str; 6] = ["api-1", "worker-1", "migrate", "postgres", "pebble", "dns"];
 
 #[tokio::test]
-async fn a_full_run_at_the_loudest_level_logs_no_token_password_or_private_key() {
+async fn a_full_run_at_the_loudest_level_logs_no_token_password_or_key() {
+    let (first, second) = (key("k1"), key("k2"));
+    let ring = format!("{first},{second}");
     let stack = Stack::builder()
         .setting("AUTH_TOKEN", TOKEN)
         .database_password(PASSWORD)
+        .setting("ENCRYPTION_KEYS", &ring)
         .setting("LOG_LEVEL", "trace")
         .setting("POLL_TIMEOUT", "6s")
         .start()
         .await;
     let (shop, order) = pending(&stack, "shop.example.com").await;
     let (late, _) = pending(&stack, "late.example.com").await;
+    propose_and_hook(&stack).await;
     stack.api().with_token(Some("wrong")).try_fetch(&shop).await.unwrap().expect(401);
     // Errors are where secrets slip out: a restart of everything, the database away for a moment.
     for name in ["api-1", "worker-1"] {
@@ -41,19 +50,24 @@ async fn a_full_run_at_the_loudest_level_logs_no_token_password_or_private_key()
     stack.becomes(&late, "failed", SOON).await;
     stack.finish().await;
 
-    let keys = "SELECT private_key_pem FROM acme_accounts UNION ALL
-                SELECT private_key_pem FROM certificates WHERE private_key_pem IS NOT NULL";
-    let keys: Vec<String> = sqlx::query_scalar(keys).fetch_all(stack.pool()).await.unwrap();
-    assert_eq!(keys.len(), 2, "the account's and the certificate's");
-    let secrets: Vec<String> = keys.iter().flat_map(|key| blocks(key)).collect();
+    let opened = KeyRing::parse(&ring).unwrap();
+    let account = "SELECT directory, private_key_sealed FROM acme_accounts";
+    let (directory, account): (String, Vec<u8>) = sqlx::query_as(account).fetch_one(stack.pool()).await.unwrap();
+    let certificate = "SELECT id, private_key_sealed FROM certificates WHERE csr IS NOT NULL";
+    let (id, certificate): (i64, Vec<u8>) = sqlx::query_as(certificate).fetch_one(stack.pool()).await.unwrap();
+    let keys = [(Place::AccountKey(&directory), account), (Place::CertificateKey(id), certificate)];
+    let keys = keys.map(|(place, sealed)| opened.open(place, &AtRest::Sealed(sealed)).unwrap());
+    let mut secrets: Vec<String> = keys.iter().flat_map(|key| blocks(key.expose())).collect();
     assert!(secrets.len() > 2 * 50, "{} blocks", secrets.len());
+    secrets.extend([&first, &second].iter().flat_map(|entry| blocks(&entry[3..])));
+    secrets.extend([PRESENTER_SECRET, WEBHOOK_SECRET].map(ToOwned::to_owned));
     for name in LOGS {
         let log = stack.log(name);
         println!("{name}: {} bytes", log.len());
         assert!(!log.contains(TOKEN), "{name} logs AUTH_TOKEN");
         assert!(!log.contains(PASSWORD), "{name} logs the database's password");
         assert!(!log.contains("PRIVATE KEY"), "{name} logs a key");
-        assert!(!secrets.iter().any(|block| log.contains(block)), "{name} logs a part of a key");
+        assert!(!secrets.iter().any(|secret| log.contains(secret)), "{name} logs a part of a key, or a secret");
     }
     // What is looked for would be found.
     for name in ["api-1", "worker-1"] {
@@ -72,6 +86,22 @@ async fn pending(stack: &Stack, name: &str) -> (String, serde_json::Value) {
     sent(api, Method::POST, &format!("/domains/{id}/verify"), None).await.expect(200);
     let order = sent(api, Method::POST, &format!("/domains/{id}/issue-certificate"), None).await.expect(202);
     (id.to_owned(), order)
+}
+
+/// A webhook that is told of events, and a presenter that a worker tries and refuses, each with its secret.
+async fn propose_and_hook(stack: &Stack) {
+    let token = stack.token(DEFAULT, ALL_SCOPES).secret;
+    let api = stack.api().with_token(Some(&token));
+    let hook = json!({ "url": "https://hook.invalid/", "secret": WEBHOOK_SECRET });
+    api.send(api.request(Method::POST, "/v2/1/webhooks").json(&hook)).await.unwrap().expect(201);
+    let path = "/v2/1/domains/late.example.com/presenter";
+    let presenter = json!({ "kind": "webhook", "url": "https://bridge.invalid/", "secret": PRESENTER_SECRET });
+    api.send(api.request(Method::PUT, path).json(&presenter)).await.unwrap().expect(202);
+    let refused = async || {
+        let shown = api.send(api.request(Method::GET, path)).await.unwrap().expect(200);
+        (!shown["data"]["proposed"]["refused_at"].is_null()).then_some(())
+    };
+    stack.wait_until("the presenter is refused", SOON, refused).await;
 }
 
 async fn sent(api: &ApiClient, method: Method, path: &str, name: Option<&str>) -> Answer {

@@ -20,10 +20,10 @@ use std::time::Duration;
 
 use url::Url;
 
-pub use account::{AccountKey, KeyPemError, parse_rsa_key_pem, rsa_key_pem_as_pkcs8};
+pub use account::{AccountKey, KeyPemError, generate_rsa_key_pem, parse_rsa_key_pem, rsa_key_pem_as_pkcs8};
 pub use client::{
-    Acme, AuthorizationStatus, AuthorizationView, Dns01, OrderStatus, OrderView, PlacedOrder, RenewalWindow, Turn,
-    certificate_id,
+    Acme, AuthorizationStatus, AuthorizationView, Dns01, OrderStatus, OrderView, PlacedOrder, RenewalWindow, Revoked,
+    Turn, certificate_id,
 };
 pub use problem::{AcmeError, ErrorClass, Problem, RequestKind, Subproblem, class_of_authorization_problem};
 pub use transport::SetupError;

@@ -3,17 +3,20 @@
 mod accounts;
 mod acme_account;
 mod audit;
+mod certificates;
 mod dns;
 mod doctor;
 mod jobs;
+mod keys;
 mod migrate;
 mod orders;
 mod output;
 mod tokens;
 
 use clap::{Parser, Subcommand};
-use countersign_shared::config::DatabaseAddress;
-use countersign_shared::store::{self, PgConnection, schema};
+use countersign_shared::config::{DatabaseAddress, KeyRingArgs};
+use countersign_shared::sealed::KeyRing;
+use countersign_shared::store::{self, PgConnection, encryption_keys, schema};
 
 pub use output::Ended;
 
@@ -49,11 +52,17 @@ enum Verb {
     /// The bearer tokens of /v2
     #[command(subcommand)]
     Tokens(tokens::Tokens),
-    /// Who did what with a token of /v2
+    /// See certificates; revoke and export them
+    #[command(subcommand)]
+    Certificates(certificates::Certificates),
+    /// Who did what with a token of /v2, or to certificates
     #[command(subcommand)]
     Audit(audit::Audit),
     /// Say what is wrong with a name's DNS, and which record to set; exits with 4 where certificates are in danger
     Doctor(Box<doctor::Doctor>),
+    /// The keys that secrets in the database are sealed with (ENCRYPTION_KEYS)
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// The ACME account that all orders share
     #[command(subcommand)]
     AcmeAccount(acme_account::AcmeAccount),
@@ -67,6 +76,14 @@ async fn connect(database: &DatabaseAddress) -> anyhow::Result<PgConnection> {
     Ok(conn)
 }
 
+/// Connects for the verbs that read or write secrets: a ring that does not fit the database is refused.
+async fn connect_with_keys(database: &DatabaseAddress, keys: &KeyRingArgs) -> anyhow::Result<(PgConnection, KeyRing)> {
+    let ring = keys.ring()?;
+    let mut conn = connect(database).await?;
+    encryption_keys::check(&mut conn, &ring).await?;
+    Ok((conn, ring))
+}
+
 impl Command {
     pub async fn run(self) -> anyhow::Result<Ended> {
         match self.verb {
@@ -76,9 +93,11 @@ impl Command {
             Verb::Dns(dns) => dns.run().await,
             Verb::Accounts(accounts) => accounts.run().await,
             Verb::Tokens(tokens) => tokens.run().await,
+            Verb::Certificates(certificates) => certificates.run().await,
             Verb::Audit(audit) => audit.run().await,
             Verb::Doctor(doctor) => doctor.run().await,
-            Verb::AcmeAccount(account) => account.run().await.map(|()| Ended::Done),
+            Verb::Keys(keys) => keys.run().await,
+            Verb::AcmeAccount(account) => account.run().await,
         }
     }
 }

@@ -15,6 +15,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use countersign_shared::model::certificate::{IssuedCertificate, KeyAlgorithm, KeyAndCsr};
 use countersign_shared::model::ids::hex;
+use countersign_shared::model::secret::Secret;
 use rcgen::{CertificateParams, DistinguishedName, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use x509_parser::asn1_rs::{Any, FromDer, Integer, OctetString, Sequence};
 use x509_parser::prelude::{GeneralName, X509Certificate};
+use zeroize::Zeroizing;
 
 /// No CA sends more; every certificate costs a signature check.
 const LONGEST_CHAIN: usize = 10;
@@ -167,13 +169,16 @@ pub fn check_chain(chain_pem: &str, private_key_pem: &str, names: &[String]) -> 
 
 /// One PEM section with a final newline (RFC 7468: 64 columns).
 pub(crate) fn pem_block(label: &str, der: &[u8]) -> String {
-    let body = BASE64_STANDARD.encode(der);
-    let mut pem = format!("-----BEGIN {label}-----\n");
+    // It may be a private key: neither the base64 nor a buffer that was too small is left behind.
+    let body = Zeroizing::new(BASE64_STANDARD.encode(der));
+    let mut pem = String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 40);
+    pem.push_str(&format!("-----BEGIN {label}-----\n"));
     for at in (0..body.len()).step_by(64) {
         pem.push_str(&body[at..body.len().min(at + 64)]);
         pem.push('\n');
     }
-    pem + &format!("-----END {label}-----\n")
+    pem.push_str(&format!("-----END {label}-----\n"));
+    pem
 }
 
 fn key_and_csr(algorithm: KeyAlgorithm, names: &[String]) -> Result<KeyAndCsr, KeyError> {
@@ -187,7 +192,7 @@ fn key_and_csr(algorithm: KeyAlgorithm, names: &[String]) -> Result<KeyAndCsr, K
     let (key, private_key_pem) = match algorithm {
         KeyAlgorithm::Rsa2048 => {
             let key = rcgen::KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)?;
-            let pkcs1 = pkcs8_inner_key(key.serialized_der()).ok_or(KeyError::Encoding)?;
+            let pkcs1 = Zeroizing::new(pkcs8_inner_key(key.serialized_der()).ok_or(KeyError::Encoding)?);
             let pem = pem_block("RSA PRIVATE KEY", &pkcs1);
             (key, pem)
         }
@@ -202,7 +207,7 @@ fn key_and_csr(algorithm: KeyAlgorithm, names: &[String]) -> Result<KeyAndCsr, K
         }
     };
     let csr_pem = pem_block("CERTIFICATE REQUEST", params.serialize_request(&key)?.der());
-    Ok(KeyAndCsr { private_key_pem, csr_pem })
+    Ok(KeyAndCsr { private_key_pem: Secret::new(private_key_pem), csr_pem })
 }
 
 /// `privateKey` of a PrivateKeyInfo (RFC 5208 §5); for RSA that is the PKCS#1 key.
@@ -291,7 +296,7 @@ mod tests {
                 KeyAlgorithm::Rsa2048 => &PKCS_RSA_SHA256,
                 KeyAlgorithm::EcdsaP256 => &PKCS_ECDSA_P256_SHA256,
             };
-            let key = rcgen::KeyPair::from_pem_and_sign_algo(&made.private_key_pem, algorithm).unwrap();
+            let key = rcgen::KeyPair::from_pem_and_sign_algo(made.private_key_pem.expose(), algorithm).unwrap();
             let params = CertificateParams::new(requested_names(&made.csr_pem)).unwrap();
             params.signed_by(&key, &self.issuer).unwrap().pem()
         }
@@ -324,24 +329,24 @@ mod tests {
             (KeyAlgorithm::EcdsaP256, "-----BEGIN EC PRIVATE KEY-----\n"),
         ] {
             let made = KeyMaker::new().make(algorithm, &ordered).await.unwrap();
-            assert!(made.private_key_pem.starts_with(label));
+            assert!(made.private_key_pem.expose().starts_with(label));
             assert_eq!(requested_names(&made.csr_pem), ordered);
 
             let sent =
                 format!("{}\r\n{}{}", ca.leaf(algorithm, &made).trim_end(), ca.intermediate.pem().trim_end(), "\n \n");
             let asked = names(&["*.Shop.example.com", "SHOP.example.com"]);
-            let checked = check_chain(&sent, &made.private_key_pem, &asked).unwrap();
+            let checked = check_chain(&sent, made.private_key_pem.expose(), &asked).unwrap();
             assert_eq!(checked.issuer, "Intermediate");
             assert_eq!(checked.chain_pem.matches("-----END CERTIFICATE-----\n").count(), 2);
             assert!(!checked.chain_pem.contains('\r'));
             assert_eq!(checked.fingerprint_sha256.len(), 64);
             assert!(checked.serial_number.bytes().all(|b| b.is_ascii_hexdigit()));
             assert!(checked.not_before < checked.not_after);
-            let again = check_chain(&checked.chain_pem, &made.private_key_pem, &ordered).unwrap();
+            let again = check_chain(&checked.chain_pem, made.private_key_pem.expose(), &ordered).unwrap();
             assert_eq!(again, checked);
 
             let whole = checked.chain_pem.clone() + &ca.root.pem();
-            check_chain(&whole, &made.private_key_pem, &ordered).unwrap();
+            check_chain(&whole, made.private_key_pem.expose(), &ordered).unwrap();
         }
     }
 
@@ -357,17 +362,18 @@ mod tests {
         let stranger = Ca::new().intermediate.pem();
         let good = format!("{leaf}{intermediate}");
         let self_made_ca = {
-            let key = rcgen::KeyPair::from_pem_and_sign_algo(&made.private_key_pem, &PKCS_ECDSA_P256_SHA256).unwrap();
+            let key =
+                rcgen::KeyPair::from_pem_and_sign_algo(made.private_key_pem.expose(), &PKCS_ECDSA_P256_SHA256).unwrap();
             let mut params = ca_params("Leaf");
             params.subject_alt_names = vec![SanType::DnsName("a.example.com".try_into().unwrap())];
             params.self_signed(&key).unwrap().pem()
         };
 
-        let key = made.private_key_pem.as_str();
+        let key = made.private_key_pem.expose();
         let refused = |chain: &str, key: &str, names: &[String]| check_chain(chain, key, names).unwrap_err();
         assert!(check_chain(&good, key, &ordered).is_ok());
-        assert!(matches!(refused(&good, &other.private_key_pem, &ordered), ChainError::OtherKey));
-        assert!(matches!(refused(&good, &rsa.private_key_pem, &ordered), ChainError::OtherKey));
+        assert!(matches!(refused(&good, other.private_key_pem.expose(), &ordered), ChainError::OtherKey));
+        assert!(matches!(refused(&good, rsa.private_key_pem.expose(), &ordered), ChainError::OtherKey));
         assert!(matches!(refused(&good, "no key", &ordered), ChainError::PrivateKey));
         assert!(matches!(refused(&good, key, &ordered[..1]), ChainError::Names { .. }));
         let more = [&ordered[..], &names(&["c.example.com"])].concat();

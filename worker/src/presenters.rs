@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use countersign_shared::model::presenter::{Presenter, PresenterSettings, PublishedBy};
 use countersign_shared::model::secret::Secret;
+use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::{PgPool, StoreError, in_time, presenter_configs};
 use thiserror::Error;
 use url::Url;
@@ -32,6 +33,7 @@ const MOST_KEPT: usize = 256;
 /// What this worker can publish with.
 pub struct Presenters {
     pool: PgPool,
+    ring: KeyRing,
     test_dns: Option<TestDns>,
     configured: Configured,
     kept: Mutex<HashMap<i64, Publisher>>,
@@ -95,9 +97,9 @@ impl Configured {
 
 impl Presenters {
     /// `test_dns`: management URL of a pebble-challtestsrv.
-    pub fn new(pool: PgPool, test_dns: Option<&Url>, configured: Configured) -> anyhow::Result<Self> {
+    pub fn new(pool: PgPool, ring: KeyRing, test_dns: Option<&Url>, configured: Configured) -> anyhow::Result<Self> {
         let test_dns = test_dns.map(TestDns::new).transpose()?;
-        Ok(Self { pool, test_dns, configured, kept: Mutex::default() })
+        Ok(Self { pool, ring, test_dns, configured, kept: Mutex::default() })
     }
 
     pub fn configured(&self) -> &Configured {
@@ -128,7 +130,8 @@ impl Presenters {
             presenter_configs::load(&mut conn, id).await
         });
         let config = loaded.await?.ok_or(PresenterError::Gone)?;
-        let publisher = self.configured.publisher(&config.settings, config.secret.as_ref())?;
+        let secret = config.secret(&self.ring).map_err(StoreError::from)?;
+        let publisher = self.configured.publisher(&config.settings, secret.as_ref())?;
         let mut kept = kept();
         if kept.len() >= MOST_KEPT {
             kept.clear();

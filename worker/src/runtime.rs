@@ -10,6 +10,7 @@ use anyhow::bail;
 use apalis::prelude::{Data, ParallelizeExt as _, WorkerBuilder};
 use countersign_shared::config::Switch;
 use countersign_shared::doctor::Doctor;
+use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::jobs::{JobKind, Lane, Worker};
 use countersign_shared::store::{PgPool, notifications};
 use futures::FutureExt as _;
@@ -155,9 +156,9 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
 
 impl Tools {
     /// The facades, set up from the settings. No network yet.
-    pub fn new(settings: &Settings, pool: PgPool) -> anyhow::Result<Self> {
+    pub fn new(settings: &Settings, pool: PgPool, ring: KeyRing) -> anyhow::Result<Self> {
         Ok(Self {
-            acme: crate::acme::Acme::new(settings.acme.settings()?, pool.clone())?,
+            acme: crate::acme::Acme::new(settings.acme.settings()?, pool.clone(), ring.clone())?,
             lookup: settings.dns.lookup()?,
             keys: crate::keys::KeyMaker::new(),
             webhooks: crate::webhooks::Webhooks::new(
@@ -168,6 +169,7 @@ impl Tools {
             )?,
             presenters: crate::presenters::Presenters::new(
                 pool.clone(),
+                ring.clone(),
                 settings.test_dns_management_url.as_ref(),
                 settings.webhooks.presenters()?,
             )?,
@@ -183,6 +185,7 @@ impl Tools {
                 caa_identities: settings.caa.caa_identities.clone(),
             },
             pool,
+            ring,
         })
     }
 }

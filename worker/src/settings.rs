@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use countersign_shared::config::{
-    AdminArgs, CaaArgs, ConfigError, DatabaseArgs, DelegationArgs, DnsArgs, ListenAddr, LogArgs, Secret, WebhookArgs,
-    bounded_duration, secret,
+    AdminArgs, CaaArgs, ConfigError, DatabaseArgs, DelegationArgs, DnsArgs, KeyRingArgs, ListenAddr, LogArgs, Secret,
+    WebhookArgs, bounded_duration, secret,
 };
 use url::Url;
 
@@ -68,6 +68,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub database: DatabaseArgs,
+
+    #[command(flatten)]
+    pub keys: KeyRingArgs,
 
     #[command(flatten)]
     pub dns: DnsArgs,

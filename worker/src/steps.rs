@@ -23,6 +23,7 @@ use countersign_shared::model::certificate::KeyAndCsr;
 use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
+use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::{PgPool, certificates, in_time};
 use countersign_shared::telemetry::chain;
 use time::OffsetDateTime;
@@ -43,6 +44,8 @@ const CA_MAY_BE_AWAY: Duration = Duration::from_secs(24 * 3600);
 /// What the steps work with: facades, and the settings they obey.
 pub struct Tools {
     pub pool: PgPool,
+    /// What secrets are sealed with.
+    pub ring: KeyRing,
     pub acme: Acme,
     pub lookup: TxtLookup,
     pub doctor: Doctor,
@@ -138,7 +141,7 @@ impl Step<'_> {
     async fn key(&self) -> Result<KeyAndCsr, StepError> {
         let key = in_time(async {
             let mut conn = self.tools.pool.acquire().await?;
-            certificates::key(&mut conn, self.order.certificate_id).await
+            certificates::key(&mut conn, &self.tools.ring, self.order.certificate_id).await
         });
         key.await?.ok_or_else(|| StepError::bug("a prepared order without a key"))
     }

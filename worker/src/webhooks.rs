@@ -119,7 +119,7 @@ impl Webhooks {
             Err(error) => return Sent::failed(error.to_string()),
         };
         request = request.header(CONTENT_TYPE, "application/json").header(REQUEST_ID, hex(&rand::random::<[u8; 16]>()));
-        if let Some(key) = delivery.secret.as_deref().and_then(signing_key) {
+        if let Some(key) = delivery.secret.as_ref().and_then(|secret| signing_key(secret.expose())) {
             let (id, timestamp) = (&delivery.request_identifier, now.unix_timestamp());
             request = request
                 .header(WEBHOOK_ID, id)

@@ -127,11 +127,12 @@ pub(crate) async fn private_key(
     request_id: RequestId,
 ) -> Result<Json<Data<PrivateKey>>, Error> {
     let (mut conn, account, certificate) = find(&v2, &caller, &path, Scope::CertificatesKey).await?;
-    let key = ordered::private_key(&mut conn, certificate.id).await?.ok_or(Error::NotYet("Certificate not issued"))?;
+    let key = ordered::private_key(&mut conn, &v2.ring, certificate.id).await?;
+    let key = key.ok_or(Error::NotYet("Certificate not issued"))?;
     // Before the key is shown: no read without its row.
     caller.audit(&mut conn, "private_key.read", &subject(&certificate), &request_id).await?;
     tracing::info!(account.id = account, certificate.id = certificate.id, "a private key was read");
-    Ok(Json(Data { data: PrivateKey { private_key: key } }))
+    Ok(Json(Data { data: PrivateKey { private_key: key.expose().to_owned() } }))
 }
 
 /// The TXT records that a certificate waits for

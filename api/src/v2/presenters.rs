@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use countersign_shared::model::presenter::PresenterSettings;
 use countersign_shared::model::scope::Scope as TokenScope;
+use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::presenter_configs::{self, Scope};
 use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError, presenter_proposals};
 
@@ -87,7 +88,7 @@ pub(crate) async fn propose_for_account(
             Err(error) => return Err(error),
         },
     };
-    let status = propose(&mut tx, scope, trial_domain, &wanted, &request_id).await?;
+    let status = propose(&mut tx, &v2.ring, scope, trial_domain, &wanted, &request_id).await?;
     audit(&caller, &mut tx, "presenter.propose", scope, wanted.settings.presenter().as_str(), &request_id).await?;
     let data = view(&mut tx, scope).await?;
     tx.commit().await.map_err(StoreError::from)?;
@@ -121,7 +122,7 @@ pub(crate) async fn propose_for_domain(
     }
     let scope = Scope { account_id, domain_id: Some(domain.id) };
     let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
-    let status = propose(&mut tx, scope, Some(domain.id), &wanted, &request_id).await?;
+    let status = propose(&mut tx, &v2.ring, scope, Some(domain.id), &wanted, &request_id).await?;
     audit(&caller, &mut tx, "presenter.propose", scope, wanted.settings.presenter().as_str(), &request_id).await?;
     let data = view(&mut tx, scope).await?;
     tx.commit().await.map_err(StoreError::from)?;
@@ -170,6 +171,7 @@ pub(crate) async fn delete_of_domain(
 /// The answer's status: a trial is to come, or none is needed.
 async fn propose(
     conn: &mut PgConnection,
+    ring: &KeyRing,
     scope: Scope,
     trial_domain_id: Option<i64>,
     wanted: &Wanted,
@@ -179,11 +181,11 @@ async fn propose(
     match (settings, trial_domain_id) {
         (PresenterSettings::Manual {}, _) | (_, None) => {
             presenter_proposals::withdraw(conn, scope).await?;
-            presenter_configs::replace(conn, scope, settings, secret).await?;
+            presenter_configs::replace(conn, ring, scope, settings, secret).await?;
             Ok(StatusCode::OK)
         }
         (_, Some(trial)) => {
-            presenter_proposals::propose(conn, scope, trial, settings, secret, request_id.as_str()).await?;
+            presenter_proposals::propose(conn, ring, scope, trial, settings, secret, request_id.as_str()).await?;
             Ok(StatusCode::ACCEPTED)
         }
     }

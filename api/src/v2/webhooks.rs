@@ -9,6 +9,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use countersign_shared::model::address::{is_inward, is_inward_literal};
 use countersign_shared::model::scope::Scope;
+use countersign_shared::model::secret::Secret;
 use countersign_shared::model::webhook::{signing_key, target};
 use countersign_shared::store::events::{self, EventName};
 use countersign_shared::store::{StoreError, accounts, webhooks};
@@ -101,7 +102,7 @@ pub(crate) async fn create(
     if webhooks::count(&mut tx, account).await? >= MOST {
         return Err(Error::BadRequest(format!("An account has at most {MOST} webhooks")));
     }
-    let webhook = webhooks::insert(&mut tx, account, &input.url, input.secret.as_deref()).await?;
+    let webhook = webhooks::insert(&mut tx, &v2.ring, account, &input.url, input.secret.as_ref()).await?;
     events::webhook(&mut tx, EventName::WebhookCreate, account, &webhook).await?;
     let webhook_id = webhook.id;
     caller.audit(&mut tx, "webhook.create", &format!("webhook {webhook_id}"), &request_id).await?;
@@ -158,7 +159,7 @@ struct Wanted {
     /// As the caller wrote it.
     url: String,
     target: Url,
-    secret: Option<String>,
+    secret: Option<Secret>,
 }
 
 impl Wanted {
@@ -174,7 +175,7 @@ impl Wanted {
         }
         let secret = match fields.get("secret") {
             None | Some(Value::Null) => None,
-            Some(Value::String(secret)) if signing_key(secret).is_some() => Some(secret.clone()),
+            Some(Value::String(secret)) if signing_key(secret).is_some() => Some(Secret::new(secret.clone())),
             Some(_) => {
                 errors.add("secret", "must be whsec_ and the base64 of 24 to 64 bytes");
                 None

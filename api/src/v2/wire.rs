@@ -212,7 +212,7 @@ impl TryFrom<PresenterConfig> for PresenterInForce {
     fn try_from(config: PresenterConfig) -> Result<Self, serde_json::Error> {
         Ok(Self {
             settings: serde_json::to_value(&config.settings)?,
-            has_secret: config.secret.is_some(),
+            has_secret: config.has_secret(),
             since: timestamp(config.created_at),
         })
     }

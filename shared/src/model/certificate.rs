@@ -3,6 +3,8 @@
 use strum::{EnumString, IntoStaticStr};
 use time::OffsetDateTime;
 
+use super::secret::{AtRest, Secret};
+
 /// Algorithm of a certificate's key pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
@@ -12,12 +14,18 @@ pub enum KeyAlgorithm {
     EcdsaP256,
 }
 
-/// A fresh key pair and the CSR made with it, as they are stored before the CA sees the CSR. No `Debug`: the key is a
-/// secret.
+/// A fresh key pair and the CSR made with it. No `Debug`: the key is a secret.
 #[derive(Clone)]
 pub struct KeyAndCsr {
     /// PKCS#1 (RSA) or SEC1 (EC) PEM.
-    pub private_key_pem: String,
+    pub private_key_pem: Secret,
+    pub csr_pem: String,
+}
+
+/// Key and CSR as they are stored, before the CA sees the CSR. No `Debug`: the key may be plain.
+#[derive(Clone)]
+pub struct StoredKeyAndCsr {
+    pub private_key: AtRest,
     pub csr_pem: String,
 }
 

@@ -6,7 +6,7 @@ use strum::{EnumIter, EnumString, IntoEnumIterator as _, IntoStaticStr};
 use thiserror::Error;
 use time::OffsetDateTime;
 
-use super::certificate::{IssuedCertificate, KeyAlgorithm, KeyAndCsr};
+use super::certificate::{IssuedCertificate, KeyAlgorithm, StoredKeyAndCsr};
 use super::identifier::DnsName;
 use super::ids::PublicId;
 use super::presenter::PublishedBy;
@@ -140,7 +140,7 @@ pub enum OrderEvent {
     Authorized {
         at: OffsetDateTime,
     },
-    Prepared(Box<KeyAndCsr>),
+    Prepared(Box<StoredKeyAndCsr>),
     Finalizing,
     Issued {
         at: OffsetDateTime,
@@ -227,6 +227,7 @@ impl Order {
 mod tests {
     use super::*;
     use crate::model::problem::ProblemCode;
+    use crate::model::secret::AtRest;
 
     const AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
@@ -284,7 +285,7 @@ mod tests {
             fingerprint_sha256: String::new(),
             issuer: String::new(),
         };
-        let key = KeyAndCsr { private_key_pem: String::new(), csr_pem: String::new() };
+        let key = StoredKeyAndCsr { private_key: AtRest::Sealed(Vec::new()), csr_pem: String::new() };
         vec![
             OrderEvent::Placed { placement, authorizations: vec![authorization()] },
             OrderEvent::Presented,

@@ -1,28 +1,40 @@
 //! `acme_accounts`: one ACME account per directory, shared by every worker.
 
+pub mod account_key;
+
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::StoreError;
+use crate::model::secret::{AtRest, Secret};
+use crate::sealed::{KeyRing, Place};
 
 /// No `Debug`: it holds the account's private key.
 pub struct AcmeAccount {
     pub directory: String,
     /// PKCS#8 PEM.
-    pub private_key_pem: String,
+    pub private_key_pem: Secret,
     pub kid: Option<String>,
 }
 
-pub async fn load(conn: &mut PgConnection, directory: &str) -> Result<Option<AcmeAccount>, StoreError> {
-    let account = sqlx::query_as!(
-        AcmeAccount,
-        "SELECT directory, private_key_pem, kid FROM acme_accounts WHERE directory = $1",
+pub async fn load(conn: &mut PgConnection, ring: &KeyRing, directory: &str) -> Result<Option<AcmeAccount>, StoreError> {
+    let row = sqlx::query!(
+        "SELECT directory, private_key_pem, private_key_sealed, kid FROM acme_accounts WHERE directory = $1",
         directory
-    )
-    .fetch_optional(conn)
-    .await?;
-    Ok(account)
+    );
+    let Some(row) = row.fetch_optional(conn).await? else {
+        return Ok(None);
+    };
+    let key = AtRest::of_columns(row.private_key_pem, row.private_key_sealed)
+        .ok_or(StoreError::Corrupt { column: "acme_accounts.private_key_pem" })?;
+    let private_key_pem = ring.open(Place::AccountKey(directory), &key)?;
+    Ok(Some(AcmeAccount { directory: row.directory, private_key_pem, kid: row.kid }))
+}
+
+/// Where there are accounts.
+pub async fn directories(conn: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    Ok(sqlx::query_scalar!("SELECT directory FROM acme_accounts ORDER BY directory").fetch_all(conn).await?)
 }
 
 /// Who we are at a CA.
@@ -50,17 +62,21 @@ pub async fn registration(
 /// Stores the key if the directory has none yet, and returns the row that is stored, whoever wrote it.
 pub async fn insert_key_if_absent(
     conn: &mut PgConnection,
+    ring: &KeyRing,
     directory: &str,
-    private_key_pem: &str,
+    private_key_pem: &Secret,
 ) -> Result<AcmeAccount, StoreError> {
+    let key = ring.seal(Place::AccountKey(directory), private_key_pem)?;
     sqlx::query!(
-        "INSERT INTO acme_accounts (directory, private_key_pem) VALUES ($1, $2) ON CONFLICT (directory) DO NOTHING",
+        "INSERT INTO acme_accounts (directory, private_key_pem, private_key_sealed) VALUES ($1, $2, $3)
+         ON CONFLICT (directory) DO NOTHING",
         directory,
-        private_key_pem
+        key.plain(),
+        key.sealed()
     )
     .execute(&mut *conn)
     .await?;
-    load(conn, directory).await?.ok_or(StoreError::Corrupt { column: "acme_accounts.directory" })
+    load(conn, ring, directory).await?.ok_or(StoreError::Corrupt { column: "acme_accounts.directory" })
 }
 
 /// Stores the account URL once the CA has told it.
@@ -78,15 +94,18 @@ pub async fn store_kid(conn: &mut PgConnection, directory: &str, kid: &str) -> R
 /// Stores an account that exists at the CA. Refuses to replace one: false when the directory has an account already.
 pub async fn import(
     conn: &mut PgConnection,
+    ring: &KeyRing,
     directory: &str,
-    private_key_pem: &str,
+    private_key_pem: &Secret,
     kid: &str,
 ) -> Result<bool, StoreError> {
+    let key = ring.seal(Place::AccountKey(directory), private_key_pem)?;
     let inserted = sqlx::query!(
-        "INSERT INTO acme_accounts (directory, private_key_pem, kid, registered_at) VALUES ($1, $2, $3, now())
-         ON CONFLICT (directory) DO NOTHING",
+        "INSERT INTO acme_accounts (directory, private_key_pem, private_key_sealed, kid, registered_at)
+         VALUES ($1, $2, $3, $4, now()) ON CONFLICT (directory) DO NOTHING",
         directory,
-        private_key_pem,
+        key.plain(),
+        key.sealed(),
         kid
     )
     .execute(conn)

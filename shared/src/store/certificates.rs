@@ -1,5 +1,6 @@
 //! `certificates`: from the order that asks for one to the stored chain and key.
 
+pub mod kept;
 pub mod ordered;
 
 use std::collections::HashMap;
@@ -8,8 +9,10 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::StoreError;
-use crate::model::certificate::{IssuedCertificate, KeyAlgorithm, KeyAndCsr};
+use crate::model::certificate::{IssuedCertificate, KeyAlgorithm, KeyAndCsr, StoredKeyAndCsr};
 use crate::model::ids::PublicId;
+use crate::model::secret::{AtRest, Secret};
+use crate::sealed::{KeyRing, Place};
 
 /// What `GET /domains/{id}/certificate` shows. No PEM.
 #[derive(Clone, Debug)]
@@ -48,13 +51,14 @@ pub async fn insert_requested(
 }
 
 /// Stores key and CSR, once: a second pair for the same certificate matches no row.
-pub async fn store_key(conn: &mut PgConnection, id: i64, key: &KeyAndCsr) -> Result<bool, StoreError> {
+pub async fn store_key(conn: &mut PgConnection, id: i64, key: &StoredKeyAndCsr) -> Result<bool, StoreError> {
     let stored = sqlx::query!(
-        "UPDATE certificates SET csr = $2, private_key_pem = $3, updated_at = now()
+        "UPDATE certificates SET csr = $2, private_key_pem = $3, private_key_sealed = $4, updated_at = now()
          WHERE id = $1 AND state = 'requesting' AND csr IS NULL",
         id,
         key.csr_pem,
-        key.private_key_pem
+        key.private_key.plain(),
+        key.private_key.sealed()
     )
     .execute(conn)
     .await?;
@@ -62,14 +66,25 @@ pub async fn store_key(conn: &mut PgConnection, id: i64, key: &KeyAndCsr) -> Res
 }
 
 /// Key and CSR, once they are stored.
-pub async fn key(conn: &mut PgConnection, id: i64) -> Result<Option<KeyAndCsr>, StoreError> {
+pub async fn key(conn: &mut PgConnection, ring: &KeyRing, id: i64) -> Result<Option<KeyAndCsr>, StoreError> {
     let row = sqlx::query!(
-        r#"SELECT csr AS "csr!", private_key_pem AS "private_key_pem!" FROM certificates WHERE id = $1 AND csr IS NOT NULL"#,
+        r#"SELECT csr AS "csr!", private_key_pem, private_key_sealed FROM certificates
+           WHERE id = $1 AND csr IS NOT NULL"#,
         id
     )
     .fetch_optional(conn)
     .await?;
-    Ok(row.map(|row| KeyAndCsr { private_key_pem: row.private_key_pem, csr_pem: row.csr }))
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let private_key_pem = open_key(ring, id, row.private_key_pem, row.private_key_sealed)?;
+    Ok(Some(KeyAndCsr { private_key_pem, csr_pem: row.csr }))
+}
+
+fn open_key(ring: &KeyRing, id: i64, plain: Option<String>, sealed: Option<Vec<u8>>) -> Result<Secret, StoreError> {
+    let key =
+        AtRest::of_columns(plain, sealed).ok_or(StoreError::Corrupt { column: "certificates.private_key_pem" })?;
+    Ok(ring.open(Place::CertificateKey(id), &key)?)
 }
 
 /// Stores the chain, once: false when the row is no longer `requesting`.

@@ -3,7 +3,9 @@
 use sqlx::PgConnection;
 
 use super::{StoreError, webhooks};
+use crate::model::secret::{AtRest, Secret};
 use crate::model::webhook::ATTEMPTS_WITHIN;
+use crate::sealed::{KeyRing, Place};
 
 /// A delivery that is still to be made. No `Debug`: it holds a secret.
 pub struct Delivery {
@@ -11,7 +13,7 @@ pub struct Delivery {
     pub account_id: i64,
     pub webhook_id: i64,
     pub url: String,
-    pub secret: Option<String>,
+    pub secret: Option<Secret>,
     /// Neither deleted nor suppressed.
     pub is_wanted: bool,
     /// The time for further attempts is over.
@@ -23,10 +25,9 @@ pub struct Delivery {
 }
 
 /// None when it has ended.
-pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Delivery>, StoreError> {
-    let delivery = sqlx::query_as!(
-        Delivery,
-        r#"SELECT y.id, w.account_id, w.id AS webhook_id, w.url, w.secret,
+pub async fn load(conn: &mut PgConnection, ring: &KeyRing, id: i64) -> Result<Option<Delivery>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT y.id, w.account_id, w.id AS webhook_id, w.url, w.secret, w.secret_sealed,
                w.deleted_at IS NULL AND w.suppressed_at IS NULL AS "is_wanted!",
                e.created_at < now() - make_interval(secs => $2) AS "is_late!", e.name AS event_name,
                e.request_identifier::text AS "request_identifier!", e.payload
@@ -35,7 +36,22 @@ pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Delivery>, 
         id,
         ATTEMPTS_WITHIN.as_secs_f64()
     );
-    Ok(delivery.fetch_optional(conn).await?)
+    let Some(row) = row.fetch_optional(conn).await? else {
+        return Ok(None);
+    };
+    let secret = AtRest::of_columns(row.secret, row.secret_sealed);
+    Ok(Some(Delivery {
+        id: row.id,
+        account_id: row.account_id,
+        webhook_id: row.webhook_id,
+        url: row.url,
+        secret: secret.map(|secret| ring.open(Place::WebhookSecret(row.webhook_id), &secret)).transpose()?,
+        is_wanted: row.is_wanted,
+        is_late: row.is_late,
+        event_name: row.event_name,
+        request_identifier: row.request_identifier,
+        payload: row.payload,
+    }))
 }
 
 /// How an attempt ended.

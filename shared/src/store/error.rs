@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::sealed::SealedError;
+
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// Unreachable, shutting down, or no free connection in time: nobody's fault, try again.
@@ -17,6 +19,9 @@ pub enum StoreError {
     /// A stored value that this version cannot read.
     #[error("cannot read the stored {column}")]
     Corrupt { column: &'static str },
+    /// A secret that cannot be opened, or sealed.
+    #[error("a stored secret cannot be read")]
+    Sealed(#[from] SealedError),
     #[error("the database answered with an error")]
     Failed(#[source] sqlx::Error),
 }
@@ -24,7 +29,8 @@ pub enum StoreError {
 impl StoreError {
     /// Whether waiting helps: no order and no caller is to blame.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        // A key that this process has not been given yet is no fault of the row's.
+        matches!(self, Self::Unavailable(_) | Self::Sealed(SealedError::UnknownKey { .. }))
     }
 
     /// Whether the row exists already, by the named constraint or unique index.

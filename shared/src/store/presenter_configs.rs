@@ -7,7 +7,8 @@ use time::OffsetDateTime;
 use super::StoreError;
 use crate::model::order::OrderOrigin;
 use crate::model::presenter::{PresenterSettings, PublishedBy};
-use crate::model::secret::Secret;
+use crate::model::secret::{AtRest, Secret};
+use crate::sealed::{KeyRing, Place, SealedError};
 
 /// An account's, or one domain's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +23,18 @@ pub struct Scope {
 pub struct PresenterConfig {
     pub id: i64,
     pub settings: PresenterSettings,
-    pub secret: Option<Secret>,
+    secret: Option<AtRest>,
     pub created_at: OffsetDateTime,
+}
+
+impl PresenterConfig {
+    pub fn has_secret(&self) -> bool {
+        self.secret.is_some()
+    }
+
+    pub fn secret(&self, ring: &KeyRing) -> Result<Option<Secret>, SealedError> {
+        self.secret.as_ref().map(|secret| ring.open(Place::PresenterSecret(self.id), secret)).transpose()
+    }
 }
 
 /// One in force, as an operator sees it: whether there is a secret, and never which.
@@ -49,7 +60,8 @@ pub async fn list(
 ) -> Result<Vec<ConfigLine>, StoreError> {
     let lines = sqlx::query_as!(
         ConfigLine,
-        r#"SELECT c.id, c.account_id, d.name AS "domain?", c.settings, c.secret IS NOT NULL AS "has_secret!", c.created_at
+        r#"SELECT c.id, c.account_id, d.name AS "domain?", c.settings,
+               num_nonnulls(c.secret, c.secret_sealed) > 0 AS "has_secret!", c.created_at
            FROM presenter_configs c LEFT JOIN domains d ON d.id = c.domain_id
            WHERE c.replaced_at IS NULL AND d.deleted_at IS NULL AND ($1::bigint IS NULL OR c.account_id = $1)
                AND ($2::bigint IS NULL OR c.domain_id IS NULL OR c.domain_id = $2)
@@ -86,22 +98,25 @@ pub async fn of_domain(
 /// What is configured for exactly this scope.
 pub async fn find(conn: &mut PgConnection, scope: Scope) -> Result<Option<PresenterConfig>, StoreError> {
     let row = sqlx::query!(
-        "SELECT id, settings, secret, created_at FROM presenter_configs
+        "SELECT id, settings, secret, secret_sealed, created_at FROM presenter_configs
          WHERE account_id = $1 AND domain_id IS NOT DISTINCT FROM $2 AND replaced_at IS NULL",
         scope.account_id,
         scope.domain_id
     )
     .fetch_optional(conn)
     .await?;
-    row.map(|row| config(row.id, row.settings, row.secret, row.created_at)).transpose()
+    row.map(|row| config(row.id, row.settings, AtRest::of_columns(row.secret, row.secret_sealed), row.created_at))
+        .transpose()
 }
 
 /// The settings that an order began with, also once they are replaced.
 pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<PresenterConfig>, StoreError> {
-    let row = sqlx::query!("SELECT id, settings, secret, created_at FROM presenter_configs WHERE id = $1", id)
-        .fetch_optional(conn)
-        .await?;
-    row.map(|row| config(row.id, row.settings, row.secret, row.created_at)).transpose()
+    let row =
+        sqlx::query!("SELECT id, settings, secret, secret_sealed, created_at FROM presenter_configs WHERE id = $1", id)
+            .fetch_optional(conn)
+            .await?;
+    row.map(|row| config(row.id, row.settings, AtRest::of_columns(row.secret, row.secret_sealed), row.created_at))
+        .transpose()
 }
 
 /// Lets one change of an account's presenters happen after the other.
@@ -113,6 +128,7 @@ pub async fn lock_account(conn: &mut PgConnection, account_id: i64) -> Result<()
 /// Puts settings in force for a scope, in place of those before. Orders under way go on with what they began with.
 pub async fn replace(
     conn: &mut PgConnection,
+    ring: &KeyRing,
     scope: Scope,
     settings: &PresenterSettings,
     secret: Option<&Secret>,
@@ -121,15 +137,25 @@ pub async fn replace(
     remove(conn, scope).await?;
     let stored =
         serde_json::to_value(settings).map_err(|_| StoreError::Corrupt { column: "presenter_configs.settings" })?;
-    let id = sqlx::query_scalar!(
-        "INSERT INTO presenter_configs (account_id, domain_id, kind, settings, secret) VALUES ($1, $2, $3, $4, $5) RETURNING id",
+    // Before the row: what is sealed for it names it.
+    let id = sqlx::query_scalar!(r#"SELECT nextval(pg_get_serial_sequence('presenter_configs', 'id')) AS "id!""#)
+        .fetch_one(&mut *conn)
+        .await?;
+    let secret = secret.map(|secret| ring.seal(Place::PresenterSecret(id), secret)).transpose()?;
+    sqlx::query!(
+        "INSERT INTO presenter_configs (id, account_id, domain_id, kind, settings, secret, secret_sealed)
+         OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        id,
         scope.account_id,
         scope.domain_id,
         settings.presenter().as_str(),
         stored,
-        secret.map(Secret::expose)
-    );
-    Ok(id.fetch_one(conn).await?)
+        secret.as_ref().and_then(AtRest::plain),
+        secret.as_ref().and_then(AtRest::sealed)
+    )
+    .execute(conn)
+    .await?;
+    Ok(id)
 }
 
 /// False when nothing was configured.
@@ -159,10 +185,10 @@ pub async fn purge(conn: &mut PgConnection, limit: i64) -> Result<u64, StoreErro
 fn config(
     id: i64,
     settings: serde_json::Value,
-    secret: Option<String>,
+    secret: Option<AtRest>,
     created_at: OffsetDateTime,
 ) -> Result<PresenterConfig, StoreError> {
     let settings =
         serde_json::from_value(settings).map_err(|_| StoreError::Corrupt { column: "presenter_configs.settings" })?;
-    Ok(PresenterConfig { id, settings, secret: secret.map(Secret::new), created_at })
+    Ok(PresenterConfig { id, settings, secret, created_at })
 }

@@ -9,7 +9,8 @@ use super::jobs::Lane;
 use super::presenter_configs::{self, Scope};
 use super::{StoreError, notifications};
 use crate::model::presenter::PresenterSettings;
-use crate::model::secret::Secret;
+use crate::model::secret::{AtRest, Secret};
+use crate::sealed::{KeyRing, Place};
 
 /// One that is not in force, as its account sees it.
 pub struct Proposal {
@@ -34,6 +35,7 @@ pub struct ToTry {
 /// In place of the scope's proposal before, whose trial is no longer of interest; enqueues the trial.
 pub async fn propose(
     conn: &mut PgConnection,
+    ring: &KeyRing,
     scope: Scope,
     trial_domain_id: i64,
     settings: &PresenterSettings,
@@ -43,17 +45,24 @@ pub async fn propose(
     withdraw(conn, scope).await?;
     let stored =
         serde_json::to_value(settings).map_err(|_| StoreError::Corrupt { column: "presenter_proposals.settings" })?;
+    // Before the row: what is sealed for it names it.
+    let id = sqlx::query_scalar!(r#"SELECT nextval(pg_get_serial_sequence('presenter_proposals', 'id')) AS "id!""#)
+        .fetch_one(&mut *conn)
+        .await?;
+    let secret = secret.map(|secret| ring.seal(Place::ProposalSecret(id), secret)).transpose()?;
     sqlx::query!(
         "WITH proposal AS (
-             INSERT INTO presenter_proposals (account_id, domain_id, trial_domain_id, settings, secret)
-             VALUES ($1, $2, $3, $4, $5) RETURNING id)
+             INSERT INTO presenter_proposals (id, account_id, domain_id, trial_domain_id, settings, secret, secret_sealed)
+             OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id)
          INSERT INTO jobs (kind, proposal_id, lane, trace_context)
-         SELECT 'try-presenter', id, $6, jsonb_build_object('request_id', $7::text) FROM proposal",
+         SELECT 'try-presenter', id, $8, jsonb_build_object('request_id', $9::text) FROM proposal",
+        id,
         scope.account_id,
         scope.domain_id,
         trial_domain_id,
         stored,
-        secret.map(Secret::expose),
+        secret.as_ref().and_then(AtRest::plain),
+        secret.as_ref().and_then(AtRest::sealed),
         Lane::Housekeeping as i16,
         request_id
     )
@@ -77,7 +86,8 @@ pub async fn withdraw(conn: &mut PgConnection, scope: Scope) -> Result<bool, Sto
 pub async fn find(conn: &mut PgConnection, scope: Scope) -> Result<Option<Proposal>, StoreError> {
     let proposal = sqlx::query_as!(
         Proposal,
-        r#"SELECT settings, secret IS NOT NULL AS "has_secret!", proposed_at, refused_at, refused_because
+        r#"SELECT settings, num_nonnulls(secret, secret_sealed) > 0 AS "has_secret!", proposed_at, refused_at,
+               refused_because
            FROM presenter_proposals WHERE account_id = $1 AND domain_id IS NOT DISTINCT FROM $2"#,
         scope.account_id,
         scope.domain_id
@@ -86,9 +96,9 @@ pub async fn find(conn: &mut PgConnection, scope: Scope) -> Result<Option<Propos
 }
 
 /// None when it is withdrawn or refused, or its domain deleted.
-pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<ToTry>, StoreError> {
+pub async fn load(conn: &mut PgConnection, ring: &KeyRing, id: i64) -> Result<Option<ToTry>, StoreError> {
     let row = sqlx::query!(
-        "SELECT p.id, p.account_id, p.domain_id, p.settings, p.secret, d.name
+        "SELECT p.id, p.account_id, p.domain_id, p.settings, p.secret, p.secret_sealed, d.name
          FROM presenter_proposals p JOIN domains d ON d.id = p.trial_domain_id
          WHERE p.id = $1 AND p.refused_at IS NULL AND d.deleted_at IS NULL",
         id
@@ -96,12 +106,13 @@ pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<ToTry>, Sto
     .fetch_optional(conn)
     .await?;
     row.map(|row| {
+        let secret = AtRest::of_columns(row.secret, row.secret_sealed);
         Ok(ToTry {
             id: row.id,
             scope: Scope { account_id: row.account_id, domain_id: row.domain_id },
             settings: serde_json::from_value(row.settings)
                 .map_err(|_| StoreError::Corrupt { column: "presenter_proposals.settings" })?,
-            secret: row.secret.map(Secret::new),
+            secret: secret.map(|secret| ring.open(Place::ProposalSecret(id), &secret)).transpose()?,
             domain: row.name,
         })
     })
@@ -116,9 +127,9 @@ pub async fn lock(conn: &mut PgConnection, proposal: &ToTry) -> Result<bool, Sto
 }
 
 /// The trial succeeded: in force from now on, and no proposal any more. Its job has ended.
-pub async fn accept(conn: &mut PgConnection, proposal: &ToTry) -> Result<(), StoreError> {
+pub async fn accept(conn: &mut PgConnection, ring: &KeyRing, proposal: &ToTry) -> Result<(), StoreError> {
     let ToTry { id, scope, settings, secret, .. } = proposal;
-    presenter_configs::replace(conn, *scope, settings, secret.as_ref()).await?;
+    presenter_configs::replace(conn, ring, *scope, settings, secret.as_ref()).await?;
     sqlx::query!("DELETE FROM presenter_proposals WHERE id = $1", id).execute(conn).await?;
     Ok(())
 }
@@ -126,7 +137,8 @@ pub async fn accept(conn: &mut PgConnection, proposal: &ToTry) -> Result<(), Sto
 /// The trial failed: what is in force stays.
 pub async fn refuse(conn: &mut PgConnection, id: i64, because: &str) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE presenter_proposals SET refused_at = now(), refused_because = $2, secret = NULL WHERE id = $1",
+        "UPDATE presenter_proposals SET refused_at = now(), refused_because = $2, secret = NULL, secret_sealed = NULL
+         WHERE id = $1",
         id,
         because
     )

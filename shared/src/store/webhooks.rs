@@ -7,7 +7,9 @@ use time::OffsetDateTime;
 use super::StoreError;
 use super::sorting::{Column, SortBy, order_by};
 use crate::model::entries::{WebhookEntry, timestamp};
+use crate::model::secret::{AtRest, Secret};
 use crate::model::webhook::SUPPRESS_AFTER;
+use crate::sealed::{KeyRing, Place};
 
 /// Without its secret, which is for signing only.
 #[derive(Clone, Debug, FromRow)]
@@ -40,16 +42,25 @@ impl WebhookColumn {
 
 pub async fn insert(
     conn: &mut PgConnection,
+    ring: &KeyRing,
     account_id: i64,
     url: &str,
-    secret: Option<&str>,
+    secret: Option<&Secret>,
 ) -> Result<Webhook, StoreError> {
+    // Before the row: what is sealed for it names it.
+    let id = sqlx::query_scalar!(r#"SELECT nextval(pg_get_serial_sequence('webhooks', 'id')) AS "id!""#)
+        .fetch_one(&mut *conn)
+        .await?;
+    let secret = secret.map(|secret| ring.seal(Place::WebhookSecret(id), secret)).transpose()?;
     let webhook = sqlx::query_as!(
         Webhook,
-        "INSERT INTO webhooks (account_id, url, secret) VALUES ($1, $2, $3) RETURNING id, url, suppressed_at",
+        "INSERT INTO webhooks (id, account_id, url, secret, secret_sealed) OVERRIDING SYSTEM VALUE
+         VALUES ($1, $2, $3, $4, $5) RETURNING id, url, suppressed_at",
+        id,
         account_id,
         url,
-        secret
+        secret.as_ref().and_then(AtRest::plain),
+        secret.as_ref().and_then(AtRest::sealed)
     );
     Ok(webhook.fetch_one(conn).await?)
 }
@@ -89,7 +100,8 @@ pub async fn find(conn: &mut PgConnection, account_id: i64, id: i64) -> Result<O
 pub async fn mark_deleted(conn: &mut PgConnection, account_id: i64, id: i64) -> Result<Option<Webhook>, StoreError> {
     let webhook = sqlx::query_as!(
         Webhook,
-        "UPDATE webhooks SET deleted_at = now(), secret = NULL WHERE id = $2 AND account_id = $1 AND deleted_at IS NULL
+        "UPDATE webhooks SET deleted_at = now(), secret = NULL, secret_sealed = NULL
+         WHERE id = $2 AND account_id = $1 AND deleted_at IS NULL
          RETURNING id, url, suppressed_at",
         account_id,
         id

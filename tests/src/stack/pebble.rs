@@ -185,6 +185,13 @@ impl Ca {
         Ok(issued)
     }
 
+    /// The reason that a certificate was revoked for; None when it is not revoked.
+    pub async fn revocation_reason(&self, serial: &str) -> Result<Option<u64>> {
+        let url = self.pebble.management_url(&format!("cert-status-by-serial/{serial}"));
+        let status: Value = self.http.get(url).send().await?.error_for_status()?.json().await?;
+        Ok((status["Status"] == "Revoked").then(|| status["Reason"].as_u64().unwrap_or(0)))
+    }
+
     fn serials(&self) -> Result<Vec<String>> {
         let log = self.log()?;
         let lines =

@@ -75,11 +75,14 @@ async fn a_certificate_row_takes_one_key_and_one_chain() {
     let (_, mut conn) = empty_queue().await;
     let domain = verified_domain(&mut conn, 1).await;
     let [first, second] = [certificate(&mut conn, 1, domain).await, certificate(&mut conn, 2, domain).await];
-    let key = |text: &str| KeyAndCsr { private_key_pem: format!("key {text}"), csr_pem: format!("CSR {text}") };
+    let key = |text: &str| StoredKeyAndCsr {
+        private_key: AtRest::Plain(Secret::new(format!("key {text}"))),
+        csr_pem: format!("CSR {text}"),
+    };
     for id in [first, second] {
         assert!(certificates::store_key(&mut conn, id, &key("one")).await.unwrap());
         assert!(!certificates::store_key(&mut conn, id, &key("two")).await.unwrap());
-        assert_eq!(certificates::key(&mut conn, id).await.unwrap().unwrap().csr_pem, "CSR one");
+        assert_eq!(certificates::key(&mut conn, &KeyRing::default(), id).await.unwrap().unwrap().csr_pem, "CSR one");
     }
     let at = OffsetDateTime::UNIX_EPOCH;
     let issued = |serial: &str| countersign_shared::model::certificate::IssuedCertificate {

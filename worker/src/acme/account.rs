@@ -14,8 +14,10 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
+use countersign_shared::model::secret::Secret;
+use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::PgPool;
-use countersign_shared::store::acme_accounts::{self, AcmeAccount};
+use countersign_shared::store::acme_accounts::{self, AcmeAccount, account_key};
 use countersign_shared::store::{StoreError, in_time};
 use instant_acme::{Account, ExternalAccountKey, Key, NewAccount};
 use rustls_pki_types::PrivateKeyDer;
@@ -62,8 +64,13 @@ pub fn parse_rsa_key_pem(pem: &str) -> Result<AccountKey, KeyPemError> {
 }
 
 /// The form in which account keys are stored, from any form that is accepted.
-pub fn rsa_key_pem_as_pkcs8(pem: &str) -> Result<String, KeyPemError> {
+pub fn rsa_key_pem_as_pkcs8(pem: &str) -> Result<Secret, KeyPemError> {
     parse_rsa_key_pem(pem)?.pkcs8_pem()
+}
+
+/// A fresh key, as account keys are stored. Keeps a core busy for up to 300 ms.
+pub fn generate_rsa_key_pem() -> Result<Secret, KeyPemError> {
+    AccountKey::generate()?.pkcs8_pem()
 }
 
 impl AccountKey {
@@ -87,9 +94,9 @@ impl AccountKey {
         Ok(AccountKey { pair: Arc::new(pair), modulus, exponent })
     }
 
-    pub(super) fn pkcs8_pem(&self) -> Result<String, KeyPemError> {
+    pub(super) fn pkcs8_pem(&self) -> Result<Secret, KeyPemError> {
         let der = self.pair.as_der().map_err(|_| KeyPemError::Encoding)?;
-        Ok(pem_block("PRIVATE KEY", der.as_ref()))
+        Ok(Secret::new(pem_block("PRIVATE KEY", der.as_ref())))
     }
 
     pub(super) fn jwk(&self) -> Value {
@@ -97,7 +104,7 @@ impl AccountKey {
     }
 
     /// RFC 7638: the required members in lexicographic order, without whitespace.
-    pub(super) fn thumbprint(&self) -> String {
+    pub fn thumbprint(&self) -> String {
         let jwk = format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, self.exponent, self.modulus);
         BASE64URL.encode(Sha256::digest(jwk))
     }
@@ -126,27 +133,35 @@ impl AccountKey {
 #[async_trait]
 pub(super) trait AccountRecord: Send + Sync {
     async fn load(&self) -> Result<Option<AcmeAccount>, StoreError>;
-    async fn insert_key_if_absent(&self, private_key_pem: &str) -> Result<AcmeAccount, StoreError>;
+    async fn insert_key_if_absent(&self, private_key_pem: &Secret) -> Result<AcmeAccount, StoreError>;
     async fn store_kid(&self, kid: &str) -> Result<(), StoreError>;
+    /// The key that the account is being given, if any.
+    async fn next_key(&self) -> Result<Option<Secret>, StoreError>;
 }
 
 pub(super) struct PostgresRecord {
     pub(super) pool: PgPool,
+    pub(super) ring: KeyRing,
     pub(super) directory: String,
 }
 
 #[async_trait]
 impl AccountRecord for PostgresRecord {
     async fn load(&self) -> Result<Option<AcmeAccount>, StoreError> {
-        in_time(async { acme_accounts::load(&mut *self.pool.acquire().await?, &self.directory).await }).await
+        in_time(async { acme_accounts::load(&mut *self.pool.acquire().await?, &self.ring, &self.directory).await })
+            .await
     }
 
-    async fn insert_key_if_absent(&self, private_key_pem: &str) -> Result<AcmeAccount, StoreError> {
+    async fn insert_key_if_absent(&self, private_key_pem: &Secret) -> Result<AcmeAccount, StoreError> {
         in_time(async {
             let mut conn = self.pool.acquire().await?;
-            acme_accounts::insert_key_if_absent(&mut conn, &self.directory, private_key_pem).await
+            acme_accounts::insert_key_if_absent(&mut conn, &self.ring, &self.directory, private_key_pem).await
         })
         .await
+    }
+
+    async fn next_key(&self) -> Result<Option<Secret>, StoreError> {
+        in_time(async { account_key::next(&mut *self.pool.acquire().await?, &self.ring, &self.directory).await }).await
     }
 
     async fn store_kid(&self, kid: &str) -> Result<(), StoreError> {
@@ -197,6 +212,38 @@ impl Accounts {
         Ok(Arc::clone(current.insert(self.register(key).await?)))
     }
 
+    /// After a refusal that another key would explain (RFC 8555 §7.3.5): a session by the key that is stored now, or that the
+    /// account is being given. None when `refused` has used the only one. It is nobody else's until [`Self::adopt`].
+    pub(super) async fn rekeyed(&self, refused: &Arc<Session>) -> Result<Option<Arc<Session>>, AcmeError> {
+        let store_failed = |error| AcmeError::of_store(RequestKind::Account, error);
+        let current = self.lock().await?.clone();
+        if let Some(session) = current.filter(|session| !Arc::ptr_eq(session, refused)) {
+            return Ok(Some(session));
+        }
+        let Some(AcmeAccount { private_key_pem, kid: Some(kid), .. }) =
+            self.record.load().await.map_err(store_failed)?
+        else {
+            return Ok(None);
+        };
+        let next = self.record.next_key().await.map_err(store_failed)?;
+        for pem in std::iter::once(private_key_pem).chain(next) {
+            let key = parse_rsa_key_pem(pem.expose()).map_err(AcmeError::unusable_account)?;
+            if key.thumbprint() != refused.transport.key().thumbprint() {
+                return self.resume(key, kid).await.map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// `session` has shown itself to be right where `refused` was not: everybody's from now on.
+    pub(super) async fn adopt(&self, refused: &Arc<Session>, session: Arc<Session>) -> Result<(), AcmeError> {
+        let mut current = self.lock().await?;
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, refused)) {
+            *current = Some(session);
+        }
+        Ok(())
+    }
+
     /// While the CA is silent, whoever holds the lock waits for two time-outs (directory, newAccount). The others must not add
     /// theirs one after the other.
     async fn lock(&self) -> Result<tokio::sync::MutexGuard<'_, Option<Arc<Session>>>, AcmeError> {
@@ -218,7 +265,7 @@ impl Accounts {
                 self.record.insert_key_if_absent(&pem).await.map_err(store_failed)?
             }
         };
-        let key = parse_rsa_key_pem(&stored.private_key_pem).map_err(AcmeError::unusable_account)?;
+        let key = parse_rsa_key_pem(stored.private_key_pem.expose()).map_err(AcmeError::unusable_account)?;
         Ok((key, stored.kid))
     }
 
@@ -257,7 +304,7 @@ impl Accounts {
         Ok(Arc::new(Session { transport, account }))
     }
 
-    fn transport(&self, key: AccountKey) -> Transport {
+    pub(super) fn transport(&self, key: AccountKey) -> Transport {
         Transport::new(Arc::clone(&self.wire), key, self.settings.external_account.clone())
     }
 }
@@ -290,9 +337,10 @@ mod tests {
         // In a 3072-bit PKCS#8 the PKCS#1 key is what follows its 26 octets of wrapping.
         let pkcs1 = pem_block("RSA PRIVATE KEY", &rsa.serialized_der()[26..]);
         let stored = rsa_key_pem_as_pkcs8(&pkcs1).unwrap();
-        assert_eq!(stored, rsa_key_pem_as_pkcs8(&pkcs8).unwrap());
+        let stored = stored.expose();
+        assert!(stored == rsa_key_pem_as_pkcs8(&pkcs8).unwrap().expose());
         assert!(stored.starts_with("-----BEGIN PRIVATE KEY-----\n"));
-        let again = parse_rsa_key_pem(&stored).unwrap();
+        let again = parse_rsa_key_pem(stored).unwrap();
         assert_eq!(again.thumbprint(), parse_rsa_key_pem(&pkcs1).unwrap().thumbprint());
     }
 
@@ -302,6 +350,7 @@ mod tests {
         let ec_pkcs8 = pem_block("PRIVATE KEY", ec.to_pkcs8v1().unwrap().as_ref());
         let ec_sec1 = pem_block("EC PRIVATE KEY", ec.private_key().as_der().unwrap().as_ref());
         let good = AccountKey::generate().unwrap().pkcs8_pem().unwrap();
+        let good = good.expose();
         assert!(matches!(parse_rsa_key_pem(&ec_pkcs8), Err(KeyPemError::Refused(_))));
         assert!(matches!(parse_rsa_key_pem(&ec_sec1), Err(KeyPemError::Ec)));
         let small = pem_block("RSA PRIVATE KEY", &BASE64_STANDARD.decode(SMALL).unwrap());

@@ -3,6 +3,7 @@
 //! It must not wait for the CA to make up its mind, and must not trust what it is told: URLs, tokens and names are checked
 //! before anybody stores them.
 
+mod keeping;
 mod renewal;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::PgPool;
 use futures::future::try_join_all;
 use instant_acme::{AuthorizationState, ChallengeType, Identifier, OrderState};
@@ -22,6 +24,7 @@ use super::problem::{AcmeError, ErrorClass, Problem, RequestKind};
 use super::transport::{SetupError, Wire};
 use super::{Settings, is_base64url};
 
+pub use keeping::Revoked;
 pub use renewal::{RenewalWindow, certificate_id};
 
 /// Authorizations of one order that are read at the same time.
@@ -109,9 +112,9 @@ pub struct Dns01 {
 
 impl Acme {
     /// Touches neither network nor database: the account is looked up, or registered, by the first call.
-    pub fn new(settings: Settings, pool: PgPool) -> Result<Acme, SetupError> {
+    pub fn new(settings: Settings, pool: PgPool, ring: KeyRing) -> Result<Acme, SetupError> {
         let directory = settings.directory.to_string();
-        Self::with_record(settings, Arc::new(PostgresRecord { pool, directory }))
+        Self::with_record(settings, Arc::new(PostgresRecord { pool, ring, directory }))
     }
 
     pub(super) fn with_record(settings: Settings, record: Arc<dyn AccountRecord>) -> Result<Acme, SetupError> {
@@ -298,7 +301,7 @@ impl Acme {
         .await
     }
 
-    /// Runs `request` as our account, and once more if the CA has forgotten the account.
+    /// Runs `request` as our account, and once more if the CA has forgotten the account, or was given another key for it.
     async fn call<T, F>(&self, request: impl Fn(Arc<Session>) -> F) -> Result<T, AcmeError>
     where
         F: Future<Output = Result<T, AcmeError>>,
@@ -309,6 +312,7 @@ impl Acme {
                 tracing::warn!(error = %error, "the CA does not know our account; registering its key again");
                 request(self.0.accounts.session_after(&session).await?).await
             }
+            Err(error) if error.may_be_of_another_key() => self.by_another_key(&session, error, request).await,
             outcome => outcome,
         }
     }

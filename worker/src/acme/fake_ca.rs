@@ -115,7 +115,7 @@ impl FakeCa {
     fn acme(&self) -> Acme {
         let key = AccountKey::generate().unwrap().pkcs8_pem().unwrap();
         let record = MemoryRecord::default();
-        *record.row.lock().unwrap() = Some((key, Some(self.url("/account/1"))));
+        *record.row.lock().unwrap() = Some((key.expose().to_owned(), Some(self.url("/account/1"))));
         Acme::with_record(self.settings(), Arc::new(record)).unwrap()
     }
 

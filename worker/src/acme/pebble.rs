@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use countersign_shared::model::certificate::KeyAlgorithm;
+use countersign_shared::model::secret::Secret;
 use countersign_shared::store::StoreError;
 use countersign_shared::store::acme_accounts::AcmeAccount;
 use rcgen::{CertificateParams, KeyPair};
@@ -48,12 +49,16 @@ impl MemoryRecord {
 impl AccountRecord for MemoryRecord {
     async fn load(&self) -> Result<Option<AcmeAccount>, StoreError> {
         let row = self.row.lock().unwrap().clone();
-        Ok(row.map(|(private_key_pem, kid)| AcmeAccount { directory: String::new(), private_key_pem, kid }))
+        Ok(row.map(|(pem, kid)| AcmeAccount { directory: String::new(), private_key_pem: Secret::new(pem), kid }))
     }
 
-    async fn insert_key_if_absent(&self, private_key_pem: &str) -> Result<AcmeAccount, StoreError> {
-        self.row.lock().unwrap().get_or_insert_with(|| (private_key_pem.to_owned(), None));
+    async fn insert_key_if_absent(&self, private_key_pem: &Secret) -> Result<AcmeAccount, StoreError> {
+        self.row.lock().unwrap().get_or_insert_with(|| (private_key_pem.expose().to_owned(), None));
         Ok(self.load().await?.unwrap())
+    }
+
+    async fn next_key(&self) -> Result<Option<Secret>, StoreError> {
+        Ok(None)
     }
 
     async fn store_kid(&self, kid: &str) -> Result<(), StoreError> {
@@ -238,10 +243,10 @@ async fn an_order_becomes_a_certificate_and_the_ca_accepts_our_txt_values() {
     // Another process, which has only the order's URL.
     let other = pebble.acme(&record);
     let chain = eventually(async || other.download(&placed.url).await.unwrap()).await;
-    let checked = check_chain(&chain, &made.private_key_pem, &names).unwrap();
+    let checked = check_chain(&chain, made.private_key_pem.expose(), &names).unwrap();
     assert!(checked.issuer.starts_with("Pebble Intermediate CA"), "{}", checked.issuer);
     let root = pebble.http.get(pebble.roots.clone()).send().await.unwrap().text().await.unwrap();
-    check_chain(&format!("{chain}{root}"), &made.private_key_pem, &names).unwrap();
+    check_chain(&format!("{chain}{root}"), made.private_key_pem.expose(), &names).unwrap();
     assert_eq!(acme.order(&placed.url).await.unwrap().status, OrderStatus::Valid);
 
     // A valid authorization is what must not be left for another tenant.

@@ -49,6 +49,9 @@ pub enum RequestKind {
     Finalize,
     Certificate,
     RenewalInfo,
+    /// The account itself: its status, its key.
+    Account,
+    Revoke,
 }
 
 /// A problem document (RFC 7807, RFC 8555 §6.7), cleaned for storage and for operators' eyes.
@@ -101,7 +104,8 @@ pub(super) fn class_of(request: RequestKind, status: Option<u16>, problem: Optio
         R::Order | R::Authorization | R::Challenge | R::Finalize | R::Certificate => NewOrderNeeded,
         R::Deactivate => LookAgain,
         // What the CA does not know it has nothing to suggest for.
-        R::RenewalInfo => FatalForOrder,
+        R::RenewalInfo | R::Revoke => FatalForOrder,
+        R::Account => FatalForAccount,
         R::NewOrder | R::NewAccount | R::Directory => RetryLater,
     };
     match (status, name) {
@@ -129,12 +133,12 @@ pub(super) fn class_of(request: RequestKind, status: Option<u16>, problem: Optio
         (_, Some("malformed")) => match request {
             R::Challenge | R::Deactivate => LookAgain,
             R::Order | R::Authorization => NewOrderNeeded,
-            R::NewAccount => FatalForAccount,
+            R::NewAccount | R::Account => FatalForAccount,
             R::Directory => RetryLater,
-            R::NewOrder | R::Finalize | R::Certificate | R::RenewalInfo => FatalForOrder,
+            R::NewOrder | R::Finalize | R::Certificate | R::RenewalInfo | R::Revoke => FatalForOrder,
         },
         (Some(400..=499), Some(_)) => match request {
-            R::NewAccount => FatalForAccount,
+            R::NewAccount | R::Account => FatalForAccount,
             _ => FatalForOrder,
         },
         // No problem document: some proxy spoke, not the CA. A redirect, a cut connection, nonsense: likewise.
@@ -345,6 +349,11 @@ impl AcmeError {
         AcmeError { class, problem: None, status: None, retry_after: None, request, source }
     }
 
+    /// What a CA says to a signature by a key that is not, or not any more, the account's: RFC 8555 has no problem for that.
+    pub(super) fn may_be_of_another_key(&self) -> bool {
+        self.problem.as_ref().is_some_and(|problem| matches!(problem.name(), "malformed" | "unauthorized"))
+    }
+
     /// RFC 8555 §6.7: the CA does not know the account that signed.
     pub(super) fn account_is_unknown(&self) -> bool {
         self.problem.as_ref().is_some_and(|problem| problem.name() == "accountDoesNotExist")
@@ -386,6 +395,8 @@ impl fmt::Display for RequestKind {
             Self::Finalize => "finalize",
             Self::Certificate => "certificate",
             Self::RenewalInfo => "renewalInfo",
+            Self::Account => "account",
+            Self::Revoke => "revocation",
         })
     }
 }

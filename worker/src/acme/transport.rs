@@ -99,7 +99,13 @@ impl fmt::Debug for Answer {
 pub(super) struct Directory {
     new_nonce: String,
     #[serde(default)]
+    pub(super) new_account: Option<String>,
+    #[serde(default)]
     pub(super) new_order: Option<String>,
+    #[serde(default)]
+    pub(super) revoke_cert: Option<String>,
+    #[serde(default)]
+    pub(super) key_change: Option<String>,
     /// RFC 9773 §4.
     #[serde(default)]
     pub(super) renewal_info: Option<String>,
@@ -264,6 +270,10 @@ impl Transport {
         let _ = self.0.kid.set(kid.to_owned());
     }
 
+    pub(super) fn kid(&self) -> Option<&str> {
+        self.0.kid.get().map(String::as_str)
+    }
+
     pub(super) fn key(&self) -> &AccountKey {
         &self.0.key
     }
@@ -271,6 +281,11 @@ impl Transport {
     /// POST as the account; an empty payload is POST-as-GET (RFC 8555 §6.3). Has one deadline, whatever it takes inside.
     pub(super) async fn signed_post(&self, url: &str, payload: &[u8]) -> Result<Answer, Failure> {
         self.post(url, payload, NamedBy::Kid).await
+    }
+
+    /// The same for newAccount, which names the key and no account.
+    pub(super) async fn post_by_key(&self, url: &str, payload: &[u8]) -> Result<Answer, Failure> {
+        self.post(url, payload, NamedBy::Jwk).await
     }
 
     async fn post(&self, url: &str, payload: &[u8], named_by: NamedBy) -> Result<Answer, Failure> {
@@ -383,7 +398,11 @@ impl HttpClient for Transport {
 }
 
 /// Flattened JWS (RFC 7515 §7.2.2), the only form that RFC 8555 §6.2 allows.
-fn jws(header: &Value, payload: &[u8], sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, Failure>) -> Result<Value, Failure> {
+pub(super) fn jws(
+    header: &Value,
+    payload: &[u8],
+    sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, Failure>,
+) -> Result<Value, Failure> {
     let protected = BASE64URL.encode(header.to_string());
     let payload = BASE64URL.encode(payload);
     let signature = sign(format!("{protected}.{payload}").as_bytes())?;

@@ -26,7 +26,8 @@ async fn run() -> anyhow::Result<()> {
     telemetry::start(&settings.log).context("LOG_LEVEL cannot be understood")?;
 
     let pool = settings.database.pool()?;
-    let tools = Tools::new(&settings, pool.clone())?;
+    let ring = settings.keys.ring()?;
+    let tools = Tools::new(&settings, pool.clone(), ring.clone())?;
     // Nothing here asks for it yet but the rule that such an address needs one.
     settings.admin.token(&settings.admin_addr)?;
     let admin_listener = settings.admin_addr.bind().await?;
@@ -44,7 +45,12 @@ async fn run() -> anyhow::Result<()> {
     if !lifecycle::await_schema(&pool, &stop).await? {
         return Ok(());
     }
-    tracing::warn!("private keys are stored unencrypted, as PEM in the table certificates");
+    if !lifecycle::await_keys(&pool, &ring, &stop).await? {
+        return Ok(());
+    }
+    if ring.sealing_key().is_none() {
+        tracing::warn!("private keys are stored unencrypted, as PEM in the table certificates");
+    }
     let worker = settings.name();
     tracing::info!(worker, directory = tools.acme.directory(), version = env!("CARGO_PKG_VERSION"), "ready");
     started.set();

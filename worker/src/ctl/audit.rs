@@ -1,4 +1,4 @@
-//! `countersignctl audit`: who did what with a token.
+//! `countersignctl audit`: who did what with a token, and what operators did to certificates.
 
 use clap::{Args, Subcommand};
 use countersign_shared::config::DatabaseAddress;
@@ -6,11 +6,11 @@ use countersign_shared::model::filter::{DEFAULT_LIMIT, MOST};
 use countersign_shared::store::audit::{self, Entry};
 
 use super::connect;
-use super::output::{Ended, at, print_json, print_table};
+use super::output::{Ended, at, or_none, print_json, print_table};
 
 #[derive(Subcommand)]
 pub(super) enum Audit {
-    /// List changes made with tokens and reads of private keys, newest first
+    /// List changes made with tokens, reads and exports of private keys, and revocations, newest first
     List(List),
 }
 
@@ -61,7 +61,7 @@ fn row(entry: &Entry) -> Vec<String> {
         entry.id.to_string(),
         at(entry.at),
         entry.account_id.to_string(),
-        format!("{} ({})", entry.token_id, entry.token),
+        entry.token_id.map_or_else(|| "operator".to_owned(), |id| format!("{id} ({})", or_none(entry.token.as_ref()))),
         entry.action.clone(),
         entry.subject.clone(),
         entry.request_id.clone(),

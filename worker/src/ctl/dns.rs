@@ -4,7 +4,7 @@ mod given;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use countersign_shared::config::{DatabaseAddress, DnsArgs};
+use countersign_shared::config::{DatabaseAddress, DnsArgs, KeyRingArgs};
 use countersign_shared::model::challenge::challenge_owner;
 use countersign_shared::model::ids::hex;
 use countersign_shared::model::order::OrderOrigin;
@@ -15,8 +15,8 @@ use countersign_shared::store::presenter_proposals;
 use countersign_shared::store::{Connection as _, PgConnection, accounts};
 use serde_json::json;
 
-use super::connect;
 use super::output::{Ended, at, print, print_json, print_table, wrong_usage};
+use super::{connect, connect_with_keys};
 use crate::presenters::{Publisher, trial};
 use crate::settings::WebhookCallArgs;
 use given::Given;
@@ -85,6 +85,9 @@ pub(super) struct Set {
     database: DatabaseAddress,
 
     #[command(flatten)]
+    keys: KeyRingArgs,
+
+    #[command(flatten)]
     dns: DnsArgs,
 
     #[command(flatten)]
@@ -115,6 +118,9 @@ pub(super) struct Try {
 
     #[command(flatten)]
     database: DatabaseAddress,
+
+    #[command(flatten)]
+    keys: KeyRingArgs,
 
     #[command(flatten)]
     dns: DnsArgs,
@@ -236,7 +242,7 @@ impl Set {
         if let Some((field, why)) = faults.first() {
             wrong_usage(&format!("{} {why}", field.replace('_', "-")));
         }
-        let mut conn = connect(&self.database).await?;
+        let (mut conn, ring) = connect_with_keys(&self.database, &self.keys).await?;
         let Some(found) = self.whose.find(&mut conn).await? else {
             return Ok(Ended::NotFound);
         };
@@ -254,7 +260,7 @@ impl Set {
         let mut tx = conn.begin().await?;
         // What was proposed before must not take its place.
         presenter_proposals::withdraw(&mut tx, found.scope()).await?;
-        let id = presenter_configs::replace(&mut tx, found.scope(), &settings, secret.as_ref()).await?;
+        let id = presenter_configs::replace(&mut tx, &ring, found.scope(), &settings, secret.as_ref()).await?;
         tx.commit().await?;
         let presenter = settings.presenter().as_str();
         if self.json {
@@ -288,7 +294,7 @@ impl Remove {
 
 impl Try {
     async fn run(self) -> anyhow::Result<Ended> {
-        let mut conn = connect(&self.database).await?;
+        let (mut conn, ring) = connect_with_keys(&self.database, &self.keys).await?;
         let Some(found) = self.whose.find(&mut conn).await? else {
             return Ok(Ended::NotFound);
         };
@@ -305,7 +311,8 @@ impl Try {
             return Ok(Ended::NotFound);
         };
         drop(conn);
-        let publisher = self.webhooks.presenters()?.publisher(&config.settings, config.secret.as_ref())?;
+        let secret = config.secret(&ring)?;
+        let publisher = self.webhooks.presenters()?.publisher(&config.settings, secret.as_ref())?;
         let tried = try_out(&publisher, &name, &self.dns).await?;
         let presenter = config.settings.presenter().as_str();
         if self.json {

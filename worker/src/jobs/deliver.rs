@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::advance::Advance;
 use crate::queue::Lease;
-use crate::webhooks::Webhooks;
+use crate::steps::Tools;
 
 /// Pause between tries to store what came of an attempt while the database is away.
 const STORE_AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ pub async fn run(advance: &Advance, lease: &Lease, delivery_id: i64) {
             Ending::Job(Outcome::Release)
         }
         () = advance.abandon.cancelled() => Ending::Job(Outcome::Release),
-        ending = attempt(pool, &advance.tools.webhooks, lease, delivery_id) => ending,
+        ending = attempt(&advance.tools, lease, delivery_id) => ending,
     };
     loop {
         let stored = match &ending {
@@ -72,10 +72,11 @@ pub async fn run(advance: &Advance, lease: &Lease, delivery_id: i64) {
     }
 }
 
-async fn attempt(pool: &PgPool, webhooks: &Webhooks, lease: &Lease, delivery_id: i64) -> Ending {
+async fn attempt(tools: &Tools, lease: &Lease, delivery_id: i64) -> Ending {
+    let webhooks = &tools.webhooks;
     let loaded = in_time(async {
-        let mut conn = pool.acquire().await?;
-        deliveries::load(&mut conn, delivery_id).await
+        let mut conn = tools.pool.acquire().await?;
+        deliveries::load(&mut conn, &tools.ring, delivery_id).await
     });
     let delivery = match loaded.await {
         Ok(Some(delivery)) => delivery,

@@ -4,7 +4,7 @@
 use countersign_shared::model::challenge::challenge_owner;
 use countersign_shared::store::jobs::{self, Outcome};
 use countersign_shared::store::presenter_proposals::{self, ToTry};
-use countersign_shared::store::{PgPool, StoreError, in_time};
+use countersign_shared::store::{StoreError, in_time};
 use countersign_shared::telemetry::chain;
 
 use super::failed;
@@ -40,7 +40,7 @@ async fn try_and_store(tools: &Tools, lease: &Lease, proposal_id: i64) -> Result
     let pool = &tools.pool;
     let loaded = in_time(async {
         let mut conn = pool.acquire().await?;
-        presenter_proposals::load(&mut conn, proposal_id).await
+        presenter_proposals::load(&mut conn, &tools.ring, proposal_id).await
     });
     let Some(proposal) = loaded.await? else {
         return Ok(false);
@@ -50,7 +50,7 @@ async fn try_and_store(tools: &Tools, lease: &Lease, proposal_id: i64) -> Result
     } else {
         try_out(tools, &proposal).await
     };
-    if in_time(store(pool, lease, &proposal, tried.as_ref().err())).await? {
+    if in_time(store(tools, lease, &proposal, tried.as_ref().err())).await? {
         let account_id = proposal.scope.account_id;
         match tried {
             Ok(()) => tracing::info!(account.id = account_id, domain.name = proposal.domain, "presenter accepted"),
@@ -78,15 +78,15 @@ async fn try_out(tools: &Tools, proposal: &ToTry) -> Result<(), String> {
 }
 
 /// False when the lease is lost, or the proposal withdrawn.
-async fn store(pool: &PgPool, lease: &Lease, proposal: &ToTry, refused: Option<&String>) -> Result<bool, StoreError> {
-    let mut tx = pool.begin().await?;
+async fn store(tools: &Tools, lease: &Lease, proposal: &ToTry, refused: Option<&String>) -> Result<bool, StoreError> {
+    let mut tx = tools.pool.begin().await?;
     if !presenter_proposals::lock(&mut tx, proposal).await?
         || !jobs::settle(&mut tx, lease.job.fence, &Outcome::Done).await?
     {
         return Ok(false);
     }
     match refused {
-        None => presenter_proposals::accept(&mut tx, proposal).await?,
+        None => presenter_proposals::accept(&mut tx, &tools.ring, proposal).await?,
         Some(why) => presenter_proposals::refuse(&mut tx, proposal.id, why).await?,
     }
     tx.commit().await?;

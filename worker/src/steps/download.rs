@@ -20,7 +20,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
         Err(error) => return step.ca_failed(&error),
     };
     let key = step.key().await?;
-    match keys::check_chain(&chain_pem, &key.private_key_pem, &step.order.names) {
+    match keys::check_chain(&chain_pem, key.private_key_pem.expose(), &step.order.names) {
         Ok(certificate) => {
             Ok(StepOutcome::Advance(OrderEvent::Issued { at: step.now(), certificate: Box::new(certificate) }))
         }

@@ -6,11 +6,14 @@ use time::OffsetDateTime;
 
 use super::super::StoreError;
 use super::super::sorting::{Column, SortBy, order_by};
+use super::open_key;
 use crate::model::certificate::KeyAlgorithm;
 use crate::model::certificate_names::CertificateNames;
 use crate::model::entries::{CertificateEntry, date, timestamp};
 use crate::model::ids::PublicId;
 use crate::model::problem::OrderProblem;
+use crate::model::secret::Secret;
+use crate::sealed::KeyRing;
 
 #[derive(Clone, Debug, FromRow)]
 pub struct OrderedCertificate {
@@ -217,12 +220,13 @@ pub async fn chain(conn: &mut PgConnection, id: i64) -> Result<Option<String>, S
 }
 
 /// The private key, PEM (PKCS#1 or SEC1); None until the certificate is issued.
-pub async fn private_key(conn: &mut PgConnection, id: i64) -> Result<Option<String>, StoreError> {
-    let pem = sqlx::query_scalar!(
-        r#"SELECT private_key_pem AS "private_key_pem!" FROM certificates WHERE id = $1 AND state = 'issued'"#,
+pub async fn private_key(conn: &mut PgConnection, ring: &KeyRing, id: i64) -> Result<Option<Secret>, StoreError> {
+    let row = sqlx::query!(
+        "SELECT private_key_pem, private_key_sealed FROM certificates WHERE id = $1 AND state = 'issued'",
         id
     );
-    Ok(pem.fetch_optional(conn).await?)
+    let row = row.fetch_optional(conn).await?;
+    row.map(|row| open_key(ring, id, row.private_key_pem, row.private_key_sealed)).transpose()
 }
 
 /// A TXT record that the CA is to find for a certificate's open order.

@@ -111,7 +111,7 @@ impl Acme {
         Ok(directory.filter(|directory| directory.renewal_info.is_some()).and_then(|directory| directory.new_order))
     }
 
-    async fn directory_now(&self) -> Result<Option<Directory>, AcmeError> {
+    pub(super) async fn directory_now(&self) -> Result<Option<Directory>, AcmeError> {
         let directory = self.0.accounts.wire.directory_within(DIRECTORY_IS_GOOD_FOR).await;
         directory.map_err(|failure| AcmeError::of_failure(RequestKind::Directory, failure))
     }
