@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Without --package, so that cargo unites the same features as for the whole workspace and compiles no dependency twice.
 STACK = $(CARGO) run --locked --quiet --bin countersign-stack --
 
-.PHONY: help prepare build demo test test-all chaos up down check deploy-check openapi fuzz fuzz-api sql-metadata
+.PHONY: help prepare build demo test test-all chaos up down check advisories deploy-check openapi fuzz fuzz-api sql-metadata
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,11 +34,17 @@ up: build ## Start everything in the background, or what has died of it (API_REP
 down: ## Stop what `make up` started
 	@$(STACK) down
 
-check: prepare ## Formatting, lints, documentation, SQL metadata
+check: ## Formatting, lints, documentation, SQL metadata, and what is built in (deny.toml)
+	@sh tests/prepare check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	$(STACK) sql-metadata --check
+	@sh tests/deny bans licenses sources
+
+advisories: ## Ask RustSec's database, on GitHub, whether something is known against a crate that is built in
+	@sh tests/prepare check
+	@sh tests/deny advisories
 
 deploy-check: ## Lint the Dockerfiles, the compose file and the rendered Kubernetes manifests (needs python3-venv and npm)
 	@sh tests/deploy-check

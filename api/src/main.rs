@@ -13,7 +13,6 @@ mod openapi;
 mod ops;
 mod request_id;
 mod routes;
-mod serve;
 mod settings;
 mod v2;
 
@@ -25,7 +24,7 @@ use countersign_shared::config::{self, secret};
 use countersign_shared::doctor::Doctor;
 use countersign_shared::model::identifier::SUFFIX_LIST;
 use countersign_shared::store::{PgPool, notifications, orders};
-use countersign_shared::{lifecycle as process, ops as health, telemetry};
+use countersign_shared::{lifecycle as process, ops as health, serve, telemetry};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +71,7 @@ async fn run() -> anyhow::Result<()> {
     let started = health::Started::default();
     let operators = health::router(pool.clone(), started.clone()).merge(ops::router(pool.clone(), admin_token));
     let grace = settings.shutdown_grace;
-    tasks.spawn(serve::serve(admin_listener, operators, ops::MAX_CONNECTIONS, stop.clone(), grace));
+    tasks.spawn(serve::serve(admin_listener, operators, health::MAX_CONNECTIONS, stop.clone(), grace));
 
     if !process::await_schema(&pool, &stop).await? || !process::await_keys(&pool, &ring, &stop).await? {
         return Ok(());

@@ -24,8 +24,6 @@ use crate::limits::Places;
 use crate::routes;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// Operators, their scripts, and probes.
-pub(crate) const MAX_CONNECTIONS: usize = 256;
 /// Few: their connections are those that customers' requests need.
 const MAX_REQUESTS: usize = 4;
 

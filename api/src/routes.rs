@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::HeaderValue;
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
-};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 use axum::{Router, middleware};
 use countersign_shared::config::Secret;
@@ -75,18 +71,5 @@ pub(crate) fn layered(routes: Router, places: Places, say: Say) -> Router {
         // The panic itself is logged by the hook in `telemetry`.
         .layer(CatchPanicLayer::custom(move |_| say(ApiError::Internal("an internal error".to_owned()))))
         .layer(middleware::from_fn_with_state((places, say), limits::hold))
-        .layer(middleware::map_response(set_security_headers))
         .layer(middleware::from_fn(request_id::assign_and_log))
-}
-
-/// For the day somebody opens an answer in a browser, or a cache stands in between.
-async fn set_security_headers(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
-    headers.entry(CONTENT_SECURITY_POLICY).or_insert(nothing);
-    response
 }

@@ -13,6 +13,7 @@ use clap::{Args, Parser, ValueEnum};
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket};
+use zeroize::Zeroizing;
 
 use crate::dns::{Authoritative, SetupError, TxtLookup};
 use crate::model::delegation::ChallengeZone;
@@ -56,7 +57,7 @@ pub fn secret(
     let secret = match (value, file) {
         (Some(value), _) => value.clone(),
         (None, Some(path)) => {
-            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+            let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|source| ConfigError::File {
                 variable,
                 path: path.to_owned(),
                 source,

@@ -12,11 +12,14 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::serve;
 use crate::store::PgPool;
 use crate::store::schema;
 use crate::telemetry::chain;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Operators, their scripts, and probes.
+pub const MAX_CONNECTIONS: usize = 256;
 
 /// Set once the process has started: before that it is alive, but not ready.
 #[derive(Clone, Default)]
@@ -43,7 +46,8 @@ pub fn router(pool: PgPool, started: Started) -> Router {
 
 /// Serves until `stop`.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    serve::serve(listener, router, MAX_CONNECTIONS, stop, READY_TIMEOUT).await;
+    Ok(())
 }
 
 async fn ready(State((pool, started)): State<(PgPool, Started)>) -> (StatusCode, Json<Value>) {

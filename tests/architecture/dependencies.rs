@@ -133,6 +133,21 @@ const RULES: &[Rule] = &[
         broken_by: ("worker/src/runtime.rs", "let url = std::env::var(\"DATABASE_URL\");"),
     },
     Rule {
+        reason: "every listener serves by shared/src/serve.rs: with limits and security headers",
+        about: |path| path != "shared/src/serve.rs",
+        refuses: |line| line.contains("axum::serve") || line.contains("serve_connection"),
+        broken_by: ("shared/src/ops.rs", "axum::serve(listener, router).await"),
+    },
+    Rule {
+        reason: "secrets are compared by their digests, with subtle's ct_eq: how long that takes tells nothing",
+        about: |_| true,
+        refuses: |line| {
+            let is_compared = line.contains("==") || line.contains("!=");
+            is_compared && (line.contains(".expose()") || line.contains("::digest("))
+        },
+        broken_by: ("api/src/auth.rs", "if token.expose() == given {}"),
+    },
+    Rule {
         reason: "no name says util, common, helpers, manager, get_, do_ or process_",
         about: |_| true,
         refuses: |line| {

@@ -8,5 +8,6 @@ mod deploy;
 mod failure_codes;
 mod layout;
 mod schema;
+mod security;
 mod settings;
 mod source;

@@ -4,7 +4,7 @@
 //! Everything lives below `test.`: the resolver knows where that is, and finds the rest by its delegations. A [`DnsFront`] is before each
 //! server, because BIND listens only where an interface has the address; so servers can be made to fail, too. Port 53 needs root.
 
-mod odd;
+pub mod odd;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,7 +26,6 @@ use crate::stack::processes::{Launch, Lifetime, Processes, Signal};
 use crate::stack::waiting;
 use crate::stack::watchdog::Watchdog;
 use crate::stack::{environment, folder};
-pub use odd::OddServer;
 
 const START: Duration = Duration::from_secs(60);
 const RESOLVER: u8 = 1;
@@ -37,9 +36,25 @@ pub enum Software {
     Knot,
 }
 
+/// Loopback addresses that nobody else uses, by their last number, where a test may listen on port 53.
+pub struct Addresses {
+    network: u8,
+}
+
+impl Addresses {
+    /// None, with the reason printed, where nobody may listen there: unless under CI, where that is a failure.
+    pub fn free() -> Result<Option<Self>> {
+        or_skipped(free_network().map(|network| Self { network }))
+    }
+
+    pub fn of(&self, server: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, 53, self.network, server)
+    }
+}
+
 /// Servers by the last number of their address. Dropping this ends them.
 pub struct NameServers {
-    network: u8,
+    addresses: Addresses,
     serial: AtomicU32,
     fronts: Mutex<BTreeMap<u8, DnsFront>>,
     folder: PathBuf,
@@ -52,24 +67,19 @@ impl NameServers {
     /// Addresses that nobody uses. None, with the reason printed, where the servers are not installed or may not listen: unless under CI,
     /// where that is a failure.
     pub fn new() -> Result<Option<Self>> {
-        match free_network().and_then(|network| installed().map(|()| network)) {
-            Ok(network) => {
-                let folder = folder::temporary()?;
-                let watchdog = Watchdog::start(&folder)?;
-                let processes = Processes::new(&folder, Lifetime::Owned)?;
-                let (serial, fronts) = (AtomicU32::new(1), Mutex::default());
-                Ok(Some(Self { network, serial, fronts, folder, processes, _watchdog: watchdog }))
-            }
-            Err(reason) if environment::is_ci() => Err(reason),
-            Err(reason) => {
-                aloud::say(&format!("skipped: {reason:#}"));
-                Ok(None)
-            }
+        let Some(addresses) = Addresses::free()? else { return Ok(None) };
+        if or_skipped(installed())?.is_none() {
+            return Ok(None);
         }
+        let folder = folder::temporary()?;
+        let watchdog = Watchdog::start(&folder)?;
+        let processes = Processes::new(&folder, Lifetime::Owned)?;
+        let (serial, fronts) = (AtomicU32::new(1), Mutex::default());
+        Ok(Some(Self { addresses, serial, fronts, folder, processes, _watchdog: watchdog }))
     }
 
     pub fn address(&self, server: u8) -> Ipv4Addr {
-        Ipv4Addr::new(127, 53, self.network, server)
+        self.addresses.of(server)
     }
 
     /// What our processes take as their `DNS_RESOLVERS`.
@@ -248,6 +258,18 @@ fn ask(server: Ipv4Addr, name: &str, kind: RecordType) -> Option<Message> {
     let mut answer = [0; 4096];
     let length = socket.recv(&mut answer).ok()?;
     Message::from_vec(&answer[..length]).ok()
+}
+
+/// A reason to skip is printed; under CI nothing may be skipped.
+fn or_skipped<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(reason) if environment::is_ci() => Err(reason),
+        Err(reason) => {
+            aloud::say(&format!("skipped: {reason:#}"));
+            Ok(None)
+        }
+    }
 }
 
 fn installed() -> Result<()> {

@@ -49,7 +49,7 @@ const INNARDS: &[&str] = &[
 pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
 
 /// On every answer. Pages for people have a content security policy of their own.
-const SECURITY_HEADERS: [(&str, &str); 5] = [
+pub(crate) const SECURITY_HEADERS: [(&str, &str); 5] = [
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
     ("referrer-policy", "no-referrer"),

@@ -35,6 +35,8 @@ fn schemathesis() -> Result<PathBuf, String> {
 
 async fn fuzz(program: PathBuf, stack: &Stack, token: &str, paths: &str, checks: &str) -> Output {
     let mut command = Command::new(program);
+    // It leaves a folder where it runs.
+    command.current_dir(checkout::root().unwrap().join("target/schemathesis"));
     command.arg("run").arg(format!("{}/openapi.json", stack.api().url()));
     command.args(["--max-time", TIME, "--include-path-regex", paths, "--checks", checks]);
     command.args(["--phases", "examples,coverage,fuzzing", "--continue-on-failure", "--warnings", "off", "--no-color"]);

@@ -3,6 +3,7 @@
 mod broken_zones;
 mod confirming;
 mod findings;
+mod hostile_zones;
 
 use countersign_tests::api_client::ApiClient;
 use reqwest::Method;

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
+use zeroize::Zeroizing;
 
 pub use account::{AccountKey, KeyPemError, generate_rsa_key_pem, parse_rsa_key_pem, rsa_key_pem_as_pkcs8};
 pub use client::{
@@ -51,7 +52,7 @@ pub struct Settings {
 pub struct ExternalAccount {
     pub key_id: String,
     /// Decoded.
-    pub hmac_key: Vec<u8>,
+    pub hmac_key: Zeroizing<Vec<u8>>,
 }
 
 /// The alphabet of tokens (RFC 8555 §8.3) and nonces (§6.5.1).

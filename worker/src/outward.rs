@@ -225,6 +225,22 @@ mod tests {
         assert_eq!(lenient.admitted("hook.example", vec![inside]).unwrap(), [inside]);
     }
 
+    /// Fewer roots, or none but the system's, would trust whom the operator did not name.
+    #[test]
+    fn a_file_of_roots_that_cannot_be_used_is_an_error_and_never_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in
+            [("missing", None), ("empty", Some("")), ("spoilt", Some("-----BEGIN CERTIFICATE-----\nx"))]
+        {
+            let path = folder.path().join(name);
+            if let Some(content) = content {
+                std::fs::write(&path, content).unwrap();
+            }
+            assert!(roots(&path).is_err(), "{name}");
+            assert!(OutwardHttp::new("test", false, Some(&path), Duration::from_secs(1)).is_err(), "{name}");
+        }
+    }
+
     #[tokio::test]
     async fn the_resolver_that_connects_refuses_names_of_our_own_network() {
         let resolver = JudgingResolver::new(Arc::new(Policy { allows_inward: false }));

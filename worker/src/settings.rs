@@ -159,7 +159,7 @@ impl AcmeArgs {
                 let hmac_key = base64::prelude::BASE64_URL_SAFE_NO_PAD
                     .decode(encoded)
                     .map_err(|_| ConfigError::Invalid("ACME_EAB_HMAC_KEY"))?;
-                Some(acme::ExternalAccount { key_id: key_id.clone(), hmac_key })
+                Some(acme::ExternalAccount { key_id: key_id.clone(), hmac_key: hmac_key.into() })
             }
         };
         Ok(acme::Settings {

@@ -219,20 +219,20 @@ impl Search {
                 said.push((said.len() + asking.len(), Said::Answer(answer_of(name, None, ServerResult::Unreachable))));
             }
             for &address in addresses {
-                if !self.allows_inward && is_inward(address) {
-                    said.push((
-                        said.len() + asking.len(),
-                        Said::Answer(answer_of(name, None, ServerResult::Unreachable)),
-                    ));
+                // However many a stranger's answer has: each costs a question, or a line of what is told.
+                if seen.len() == MOST_ADDRESSES || !seen.insert(address) {
                     continue;
                 }
-                if seen.len() < MOST_ADDRESSES && seen.insert(address) {
-                    let (owner, zone, name) = (owner.clone(), cut.zone.clone(), name.clone());
-                    let (number, within, is_thorough) = (said.len() + asking.len(), self.left(), self.is_thorough);
-                    asking.spawn(async move {
-                        (number, ask_server(&owner, &zone, &name, address, within, is_thorough).await)
-                    });
+                let number = said.len() + asking.len();
+                if !self.allows_inward && is_inward(address) {
+                    said.push((number, Said::Answer(answer_of(name, None, ServerResult::Unreachable))));
+                    continue;
                 }
+                let (owner, zone, name) = (owner.clone(), cut.zone.clone(), name.clone());
+                let (within, is_thorough) = (self.left(), self.is_thorough);
+                asking.spawn(
+                    async move { (number, ask_server(&owner, &zone, &name, address, within, is_thorough).await) },
+                );
             }
         }
         said.extend(asking.join_all().await);
@@ -403,3 +403,6 @@ pub(super) fn txt_of(records: &[Record], owner: &Name) -> Vec<String> {
 pub(super) fn alias_of(records: &[Record], owner: &Name) -> Option<String> {
     records.iter().filter(|record| record.name == *owner).find_map(|record| super::lookup::alias(&record.data))
 }
+
+#[cfg(test)]
+mod tests;

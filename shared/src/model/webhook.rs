@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use url::Url;
+use zeroize::Zeroizing;
 
 /// Attempts of one delivery, all told.
 pub const MOST_ATTEMPTS: i32 = 10;
@@ -43,8 +44,8 @@ pub fn target(text: &str) -> Result<Url, &'static str> {
 }
 
 /// The key of a Standard Webhooks secret: `whsec_` and the base64 of 24 to 64 bytes.
-pub fn signing_key(secret: &str) -> Option<Vec<u8>> {
-    let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_")?).ok()?;
+pub fn signing_key(secret: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let key = Zeroizing::new(BASE64_STANDARD.decode(secret.strip_prefix("whsec_")?).ok()?);
     (24..=64).contains(&key.len()).then_some(key)
 }
 

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use countersign_tests::api_client::Domain;
 use countersign_tests::checkout;
-use countersign_tests::name_servers::{NameServers, OddServer, Software};
+use countersign_tests::name_servers::odd::{self, OddServer};
+use countersign_tests::name_servers::{NameServers, Software};
 use countersign_tests::stack::Stack;
 use serde_json::Value;
 
@@ -145,7 +146,9 @@ async fn patients() -> Option<Patients> {
     servers.start(LAME, Software::Bind, &[]).await.unwrap();
     let both = domains.last().unwrap();
     let owner = "_acme-challenge.both.test.";
-    let odd = OddServer::start(servers.address(ODD), "both.test.", owner, token(both), target(both)).unwrap();
+    let mut records = odd::zone("both.test.", &[(format!("ns{ODD}"), vec![servers.address(ODD)])]);
+    records.extend([odd::txt(owner, token(both)), odd::cname(owner, target(both))]);
+    let odd = OddServer::start((servers.address(ODD), 53).into(), records).unwrap();
     servers.start_resolver(&["bogus.test"]).await.unwrap();
     Some(Patients { servers, stack, domains, _odd: odd })
 }

@@ -1,5 +1,7 @@
 //! The operators' listener: routes, pages, refusals, its token, and that the public listener knows nothing of it.
 
+use std::time::{Duration, Instant};
+
 use countersign_tests::api_client::{Answer, ApiClient};
 use countersign_tests::stack::ports;
 use reqwest::Method;
@@ -7,6 +9,7 @@ use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
 use super::{domain, everything, job, order, sql};
+use crate::answers::{Connection, SECURITY_HEADERS, exchange};
 use crate::databases::{connect, migrated};
 use crate::schema::{Programs, service};
 
@@ -296,5 +299,35 @@ async fn once_there_is_a_token_everything_but_health_asks_for_it() {
     let worker = ApiClient::new(&worker, None).unwrap();
     for (path, status) in [("/healthz", 200), ("/orders", 404)] {
         assert_eq!(worker.send(worker.request(Method::GET, path)).await.unwrap().status, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_listener_has_the_security_headers_and_limits_for_its_clients() {
+    let url = migrated().await;
+    let programs = Programs::new();
+    for binary in ["countersign-api", "countersign-worker", "countersign-dns"] {
+        let (mut settings, ready) = service(&url);
+        settings.push(("CHALLENGE_ZONE", "acme.example.net".to_owned()));
+        settings.push(("DNS_ADDR", format!("127.0.0.1:{}", ports::free().unwrap())));
+        programs.start(binary, binary, &[], &settings);
+        programs.serves(binary, &ready).await;
+        let listener = ready.trim_end_matches("/readyz");
+        let mut silent = Connection::open(listener);
+        let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{more}\r\n");
+        for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/nowhere", 404)] {
+            let answer = exchange(listener, get(path, "")).unwrap();
+            assert_eq!(answer.status, status, "{path} of {binary}");
+            for (name, value) in SECURITY_HEADERS {
+                assert_eq!(answer.headers.get(name).unwrap(), value, "{name} of {path} of {binary}");
+            }
+        }
+        let long = format!("X-Long: {}\r\n", "x".repeat(33 << 10));
+        assert_eq!(exchange(listener, get("/healthz", &long)).unwrap().status, 431, "{binary}");
+        let many: String = (0..101).map(|number| format!("X-{number}: x\r\n")).collect();
+        assert_eq!(exchange(listener, get("/healthz", &many)).unwrap().status, 431, "{binary}");
+        let began = Instant::now();
+        let ended = tokio::task::spawn_blocking(move || silent.answer().is_none()).await.unwrap();
+        assert!(ended && began.elapsed() < Duration::from_secs(20), "{binary} waits for who says nothing");
     }
 }

@@ -190,3 +190,19 @@ async fn deleting_a_domain_cancels_its_open_orders_and_frees_its_name() {
     // Nothing is left to do for them.
     stack.finish().await;
 }
+
+/// Whoever had the name may have left the alias of its challenge name behind.
+#[tokio::test]
+async fn a_name_that_changes_hands_gets_another_delegation_label() {
+    let stack = Stack::builder().workers(0).setting("CHALLENGE_ZONE", "acme.example.net").start().await;
+    let (before, after) = (Caller::new(&stack, "before", "manual"), Caller::new(&stack, "after", "manual"));
+    let label = async || -> String {
+        let query = "SELECT delegation_label FROM domains WHERE name = $1 AND deleted_at IS NULL";
+        sqlx::query_scalar(query).bind(DOMAIN).fetch_one(stack.pool()).await.unwrap()
+    };
+    let domain = before.domain(DOMAIN).await;
+    let first = label().await;
+    before.delete(&format!("domains/{domain}")).await.expect(204);
+    after.domain(DOMAIN).await;
+    assert_ne!(label().await, first);
+}

@@ -279,7 +279,7 @@ async fn an_external_account_is_bound_to_our_rsa_key() {
     assert_eq!(unbound.unwrap_err().class, ErrorClass::FatalForAccount);
 
     let with_mac_key = |hmac_key: &[u8]| {
-        let external_account = Some(ExternalAccount { key_id: "kid-1".to_owned(), hmac_key: hmac_key.to_vec() });
+        let external_account = Some(ExternalAccount { key_id: "kid-1".to_owned(), hmac_key: hmac_key.to_vec().into() });
         let settings = Settings { external_account, ..pebble.settings() };
         Acme::with_record(settings, Arc::<MemoryRecord>::default()).unwrap()
     };

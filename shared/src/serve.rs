@@ -1,9 +1,14 @@
-//! How a listener serves: connections with limits, and a stop that lets answers finish.
+//! How every listener serves: connections with limits, headers for browsers and caches, and a stop that lets answers finish.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::response::Response;
+use axum::{Router, middleware};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -25,13 +30,14 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`, then ends idle connections and waits for answers under way, at most `grace`. Beyond
 /// `max_connections` new ones wait in the system's queue.
-pub(crate) async fn serve(
+pub async fn serve(
     listener: TcpListener,
     router: Router,
     max_connections: usize,
     stop: CancellationToken,
     grace: Duration,
 ) {
+    let router = router.layer(middleware::map_response(set_security_headers));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_header_size(LARGEST_HEAD);
     let slots = Arc::new(Semaphore::new(max_connections));
@@ -69,4 +75,16 @@ pub(crate) async fn serve(
     if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
         tracing::warn!("SHUTDOWN_GRACE is over: dropping the requests still under way");
     }
+}
+
+/// For the day somebody opens an answer in a browser, or a cache stands in between.
+async fn set_security_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(nothing);
+    response
 }
