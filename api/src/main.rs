@@ -55,6 +55,7 @@ async fn run() -> anyhow::Result<()> {
     telemetry::start(&settings.log).context("LOG_LEVEL cannot be understood")?;
 
     let pool = settings.database.pool()?;
+    let listening = settings.database.listening(&pool)?;
     let ring = settings.keys.ring()?.withholding_account_key();
     let auth_token = secret("AUTH_TOKEN", settings.auth_token.as_ref(), settings.auth_token_file.as_deref())?;
     if auth_token.is_none() {
@@ -63,19 +64,22 @@ async fn run() -> anyhow::Result<()> {
     let admin_token = settings.admin.token(&settings.admin_addr)?;
     let admin_listener = settings.admin_addr.bind().await?;
 
-    let stop = CancellationToken::new();
+    let (leaving, stop) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = JoinSet::new();
-    tasks.spawn(process::stop_on_signal(stop.clone()).context("cannot register signal handlers")?);
-    let (orders_moved, _) = broadcast::channel(1024);
-    tasks.spawn(notifications::forward(pool.clone(), notifications::ORDERS, orders_moved.clone(), stop.clone()));
+    tasks.spawn(process::stop_on_signal(leaving.clone()).context("cannot register signal handlers")?);
+    let (delay, grace) = (settings.shutdown_delay, settings.shutdown_grace);
+    tasks.spawn(process::stop_later(leaving.clone(), delay, stop.clone()));
     let started = health::Started::default();
-    let operators = health::router(pool.clone(), started.clone()).merge(ops::router(pool.clone(), admin_token));
-    let grace = settings.shutdown_grace;
-    tasks.spawn(serve::serve(admin_listener, operators, health::MAX_CONNECTIONS, stop.clone(), grace));
+    let operators = health::router(pool.clone(), started.clone(), leaving.clone());
+    let operators = operators.merge(ops::router(pool.clone(), admin_token));
+    let until = serve::Until { leaving: leaving.clone(), stop: stop.clone(), grace };
+    tasks.spawn(serve::serve(admin_listener, operators, health::MAX_CONNECTIONS, until.clone()));
 
-    if !process::await_schema(&pool, &stop).await? || !process::await_keys(&pool, &ring, &stop).await? {
+    if !process::await_schema(&pool, &leaving).await? || !process::await_keys(&pool, &ring, &leaving).await? {
         return Ok(());
     }
+    let (orders_moved, _) = broadcast::channel(1024);
+    tasks.spawn(notifications::forward(listening, notifications::ORDERS, orders_moved.clone(), stop.clone()));
     report_suffix_list(&pool).await;
     // Not before: a caller would wait for an answer that nobody gives.
     let listener = settings.server_addr.bind().await?;
@@ -113,7 +117,7 @@ async fn run() -> anyhow::Result<()> {
         practice,
     });
     let router = routes::public(&settings.public_apis, app, auth_token, v2, Places::new(settings.max_requests.into()));
-    serve::serve(listener, router, settings.max_connections.into(), stop, settings.shutdown_grace).await;
+    serve::serve(listener, router, settings.max_connections.into(), until).await;
     tracing::info!("stopped");
     Ok(())
 }

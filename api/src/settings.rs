@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use countersign_shared::config::{
     AdminArgs, CaaArgs, DatabaseArgs, DelegationArgs, DnsArgs, KeyRingArgs, ListenAddr, LogArgs, Secret, WebhookArgs,
-    bounded_duration,
+    bounded_duration, parse_shutdown_delay,
 };
 
 /// The HTTP API of Countersign: registers domains, verifies them, and orders certificates that workers issue.
@@ -53,7 +53,11 @@ pub(crate) struct Settings {
     #[arg(long, env = "ALLOW_SPECIAL_USE_NAMES", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub(crate) allow_special_use_names: bool,
 
-    /// How long answers under way may take once a stop was asked for
+    /// How long requests are still answered once a stop was asked for, while /readyz is 503 already: at most 5m
+    #[arg(long, env = "SHUTDOWN_DELAY", default_value = "0s", value_parser = parse_shutdown_delay)]
+    pub(crate) shutdown_delay: Duration,
+
+    /// How long answers under way may take after that
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(crate) shutdown_grace: Duration,
 

@@ -78,6 +78,11 @@ pub fn bounded_duration(text: &str, least: Duration, most: Duration) -> Result<D
     Err(format!("must be between {} and {}", humantime::format_duration(least), humantime::format_duration(most)))
 }
 
+/// Who must be told that a process goes has heard of it within minutes, or never.
+pub fn parse_shutdown_delay(text: &str) -> Result<Duration, String> {
+    bounded_duration(text, Duration::ZERO, Duration::from_secs(300))
+}
+
 /// Parses flags and environment, and ends the process with the reason where they cannot be understood. A variable that is
 /// set but empty counts as not set.
 pub fn parse<S: Parser>() -> S {
@@ -121,24 +126,61 @@ pub struct DatabaseArgs {
     /// How long a caller waits for a free connection, new or kept
     #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT", default_value = "3s", value_parser = humantime::parse_duration)]
     pub database_acquire_timeout: Duration,
+
+    #[command(flatten)]
+    direct: DirectAddress,
+}
+
+/// The way to the same database that no pooler is on.
+#[derive(Args)]
+#[command(next_help_heading = "Database")]
+pub struct DirectAddress {
+    /// Postgres URL that leads to the same database past a pooler, for LISTEN and for migrations; DATABASE_URL when
+    /// empty
+    #[arg(long, env = "DATABASE_DIRECT_URL", hide_env_values = true, value_name = "URL")]
+    database_direct_url: Option<Secret>,
+
+    /// File that holds the direct Postgres URL
+    #[arg(long, env = "DATABASE_DIRECT_URL_FILE", value_name = "PATH")]
+    database_direct_url_file: Option<PathBuf>,
 }
 
 impl DatabaseAddress {
     pub fn options(&self) -> Result<PgConnectOptions, ConfigError> {
         let url = secret("DATABASE_URL", self.database_url.as_ref(), self.database_url_file.as_deref())?
             .ok_or(ConfigError::Missing("DATABASE_URL"))?;
-        // sqlx would take any scheme.
-        if !url.expose().starts_with("postgres://") && !url.expose().starts_with("postgresql://") {
-            return Err(ConfigError::Invalid("DATABASE_URL"));
-        }
-        let options: PgConnectOptions = url.expose().parse().map_err(|_| ConfigError::Invalid("DATABASE_URL"))?;
-        Ok(options.extra_float_digits(None))
+        connect_options("DATABASE_URL", &url)
     }
+}
+
+impl DirectAddress {
+    /// None where it is not set.
+    pub fn options(&self) -> Result<Option<PgConnectOptions>, ConfigError> {
+        const VARIABLE: &str = "DATABASE_DIRECT_URL";
+        let url = secret(VARIABLE, self.database_direct_url.as_ref(), self.database_direct_url_file.as_deref())?;
+        url.map(|url| connect_options(VARIABLE, &url)).transpose()
+    }
+}
+
+fn connect_options(variable: &'static str, url: &Secret) -> Result<PgConnectOptions, ConfigError> {
+    // sqlx would take any scheme.
+    if !url.expose().starts_with("postgres://") && !url.expose().starts_with("postgresql://") {
+        return Err(ConfigError::Invalid(variable));
+    }
+    let options: PgConnectOptions = url.expose().parse().map_err(|_| ConfigError::Invalid(variable))?;
+    // A start-up parameter that poolers refuse.
+    Ok(options.extra_float_digits(None))
 }
 
 impl DatabaseArgs {
     pub fn pool(&self) -> Result<PgPool, ConfigError> {
         Ok(store::pool(self.address.options()?, self.database_max_connections, self.database_acquire_timeout))
+    }
+
+    /// Where notifications are listened for: one direct connection if there is a direct way, otherwise one of `pool`.
+    pub fn listening(&self, pool: &PgPool) -> Result<PgPool, ConfigError> {
+        let direct = self.direct.options()?;
+        Ok(direct.map_or_else(|| pool.clone(), |options| store::pool(options, 1, self.database_acquire_timeout)))
     }
 }
 

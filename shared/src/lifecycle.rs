@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::sealed::KeyRing;
 use crate::store::encryption_keys::{self, KeysError};
 use crate::store::schema::{self, SchemaError};
-use crate::store::{self, PgConnection, PgPool, StoreError};
+use crate::store::{self, PgPool, StoreError, pooling};
 
 /// Cancels `stop` on SIGTERM or SIGINT; a second signal ends the process at once with status 130.
 ///
@@ -32,14 +32,25 @@ pub fn stop_on_signal(stop: CancellationToken) -> std::io::Result<impl Future<Ou
     })
 }
 
-/// Waits until the database can be reached, then checks its schema; false when a stop came first. Only a wrong schema is
-/// an error.
+/// Cancels `stop` once `delay` is over after `leaving` was: until then requests that still come are answered, while
+/// whoever sends them learns to send no more.
+pub async fn stop_later(leaving: CancellationToken, delay: Duration, stop: CancellationToken) {
+    leaving.cancelled().await;
+    tokio::time::sleep(delay).await;
+    stop.cancel();
+}
+
+/// Waits until the database can be reached, then checks the way there and its schema; false when a stop came first.
+/// Only a wrong schema, and a pooler that must not be in between, is an error.
 pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<bool, SchemaError> {
-    let checked = await_database(pool, stop, async |conn| match schema::check(conn).await {
-        Err(SchemaError::Unreadable(error)) => Err(error),
-        checked => Ok(checked),
+    let checked = await_database(pool, stop, async || {
+        pooling::refuse_transaction_mode(&pool.connect_options()).await?;
+        match schema::check(&mut *pool.acquire().await?).await {
+            Err(SchemaError::Unreadable(error)) if error.is_outage() => Err(error),
+            checked => Ok(checked),
+        }
     });
-    match checked.await.map_err(SchemaError::Unreadable)? {
+    match checked.await.map_err(SchemaError::Database)? {
         Some(checked) => checked.map(|()| true),
         None => Ok(false),
     }
@@ -48,10 +59,11 @@ pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<boo
 /// Waits until the database can be reached, then holds the ring against what is sealed there; false when a stop came first. Only
 /// a ring that lacks a key, or has a wrong one, is an error.
 pub async fn await_keys(pool: &PgPool, ring: &KeyRing, stop: &CancellationToken) -> Result<bool, KeysError> {
-    let checked = await_database(pool, stop, async |conn| match encryption_keys::check(conn, ring).await {
-        Err(KeysError::Unreadable(error)) => Err(error),
-        checked => Ok(checked),
-    });
+    let checked =
+        await_database(pool, stop, async || match encryption_keys::check(&mut *pool.acquire().await?, ring).await {
+            Err(KeysError::Unreadable(error)) => Err(error),
+            checked => Ok(checked),
+        });
     match checked.await.map_err(KeysError::Unreadable)? {
         Some(checked) => checked.map(|()| true),
         None => Ok(false),
@@ -62,15 +74,11 @@ pub async fn await_keys(pool: &PgPool, ring: &KeyRing, stop: &CancellationToken)
 async fn await_database<T>(
     pool: &PgPool,
     stop: &CancellationToken,
-    check: impl AsyncFn(&mut PgConnection) -> Result<T, StoreError>,
+    check: impl AsyncFn() -> Result<T, StoreError>,
 ) -> Result<Option<T>, StoreError> {
     let mut reported = false;
     loop {
-        let checked = store::in_time(async {
-            let mut conn = pool.acquire().await?;
-            check(&mut conn).await
-        });
-        let outage = match checked.await {
+        let outage = match store::in_time(check()).await {
             Err(error) if error.is_outage() => error,
             checked => return checked.map(Some),
         };

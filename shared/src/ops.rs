@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::serve;
+use crate::serve::{self, Until};
 use crate::store::PgPool;
 use crate::store::schema;
 use crate::telemetry::chain;
@@ -35,23 +35,34 @@ impl Started {
     }
 }
 
-/// `GET /healthz` (the process answers) and `GET /readyz` (it has started, and the database answers and has the right
-/// schema).
-pub fn router(pool: PgPool, started: Started) -> Router {
+#[derive(Clone)]
+struct Probed {
+    pool: PgPool,
+    started: Started,
+    leaving: CancellationToken,
+}
+
+/// `GET /healthz` (the process answers) and `GET /readyz` (it has started, is not `leaving`, and the database answers
+/// and has the right schema).
+pub fn router(pool: PgPool, started: Started, leaving: CancellationToken) -> Router {
     Router::new()
         .route("/healthz", get(async || Json(json!({ "status": "alive" }))))
         .route("/readyz", get(ready))
-        .with_state((pool, started))
+        .with_state(Probed { pool, started, leaving })
 }
 
-/// Serves until `stop`.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> std::io::Result<()> {
-    serve::serve(listener, router, MAX_CONNECTIONS, stop, READY_TIMEOUT).await;
-    Ok(())
+/// Serves until it is dropped: probes are answered as long as the process has something to finish.
+pub async fn serve(listener: TcpListener, router: Router) {
+    let never = CancellationToken::new();
+    let until = Until { leaving: never.clone(), stop: never, grace: READY_TIMEOUT };
+    serve::serve(listener, router, MAX_CONNECTIONS, until).await;
 }
 
-async fn ready(State((pool, started)): State<(PgPool, Started)>) -> (StatusCode, Json<Value>) {
+async fn ready(State(Probed { pool, started, leaving }): State<Probed>) -> (StatusCode, Json<Value>) {
     let check = async {
+        if leaving.is_cancelled() {
+            return Err("stopping".to_owned());
+        }
         let mut conn = pool.acquire().await.map_err(|error| chain(&error))?;
         schema::check_while_running(&mut conn).await.map_err(|error| chain(&error))
     };

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::response::Response;
 use axum::{Router, middleware};
@@ -28,16 +29,23 @@ const TAKE_WITHIN: Duration = Duration::from_secs(30);
 /// Pause after the system has refused a connection (no file descriptors left, for example).
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
+/// When a listener stops.
+#[derive(Clone)]
+pub struct Until {
+    /// From here on every answer asks its client to use the connection no more.
+    pub leaving: CancellationToken,
+    /// From here on nobody is let in.
+    pub stop: CancellationToken,
+    /// For the answers under way then.
+    pub grace: Duration,
+}
+
 /// Serves until `stop`, then ends idle connections and waits for answers under way, at most `grace`. Beyond
 /// `max_connections` new ones wait in the system's queue.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    max_connections: usize,
-    stop: CancellationToken,
-    grace: Duration,
-) {
+pub async fn serve(listener: TcpListener, router: Router, max_connections: usize, until: Until) {
+    let Until { leaving, stop, grace } = until;
     let router = router.layer(middleware::map_response(set_security_headers));
+    let router = router.layer(middleware::map_response_with_state(leaving, ask_to_leave));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_header_size(LARGEST_HEAD);
     let slots = Arc::new(Semaphore::new(max_connections));
@@ -87,4 +95,12 @@ async fn set_security_headers(mut response: Response) -> Response {
     let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
     headers.entry(CONTENT_SECURITY_POLICY).or_insert(nothing);
     response
+}
+
+/// So that the next request takes a connection of its own, which leads to another process.
+async fn ask_to_leave(State(leaving): State<CancellationToken>, mut answer: Response) -> Response {
+    if leaving.is_cancelled() {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }

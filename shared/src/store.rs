@@ -20,6 +20,7 @@ pub mod jobs;
 pub mod notifications;
 pub mod order_events;
 pub mod orders;
+pub mod pooling;
 pub mod presenter_configs;
 pub mod presenter_proposals;
 pub mod renewals;
@@ -63,8 +64,11 @@ fn timed_out() -> sqlx::Error {
 
 /// One connection, for a tool: it fails at once, and with the server's own reason.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    let connection = tokio::time::timeout(CONNECT_WITHIN, PgConnection::connect_with(options));
-    connection.await.unwrap_or_else(|_| Err(timed_out())).map_err(Into::into)
+    let connection = async {
+        pooling::refuse_transaction_mode(options).await?;
+        Ok(PgConnection::connect_with(options).await?)
+    };
+    tokio::time::timeout(CONNECT_WITHIN, connection).await.unwrap_or_else(|_| Err(timed_out().into()))
 }
 
 /// Makes a tool's connection as careful as those of the pool. Not for migrations, which wait for each other.

@@ -12,6 +12,7 @@ pub mod environment;
 pub mod folder;
 pub mod local_http;
 pub mod pebble;
+pub mod pgbouncer;
 pub mod plan;
 pub mod ports;
 pub mod postgres;
@@ -165,7 +166,7 @@ impl StackBuilder {
             let replica = plan.replicas.get_mut(&replica).with_context(|| format!("the stack has no {replica}"))?;
             replica.settings.insert(name, value);
         }
-        let fronts = self.fronts.start(&mut plan)?;
+        let fronts = self.fronts.start(&mut plan).await?;
         plan.start_missing(&processes, &self.not_yet).await?;
         let token = plan.settings.get("AUTH_TOKEN");
         let urls = plan.api_urls();

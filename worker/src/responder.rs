@@ -35,6 +35,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let apex = settings.delegation.challenge_zone.as_ref().ok_or(ConfigError::Missing("CHALLENGE_ZONE"))?;
     let zone = Zone::new(apex, &settings.dns_name_servers, settings.dns_contact.as_deref(), &settings.dns_addresses)?;
+    let listening = settings.database.listening(&pool)?;
     let (udp, tcp) = (settings.dns_addr.bind_udp().await?, settings.dns_addr.bind().await?);
 
     let records = Records::new(pool.clone());
@@ -47,7 +48,7 @@ pub async fn run(
     tasks.spawn(Arc::clone(&responder).serve_tcp(tcp, stop.clone()));
     if lifecycle::await_schema(&pool, &stop).await? {
         let (notify, notified) = broadcast::channel(1024);
-        tasks.spawn(notifications::forward(pool, notifications::CHALLENGES, notify, stop.clone()));
+        tasks.spawn(notifications::forward(listening, notifications::CHALLENGES, notify, stop.clone()));
         tasks.spawn(Arc::clone(&records).listen(notified, stop.clone()));
         tasks.spawn(Arc::clone(&records).watch_database(stop.clone()));
         tracing::info!(zone = %apex, address = %settings.dns_addr, version = env!("CARGO_PKG_VERSION"), "ready");

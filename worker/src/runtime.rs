@@ -29,7 +29,13 @@ use crate::steps::Tools;
 const GIVE_BACK_WITHIN: Duration = Duration::from_secs(3);
 
 /// Runs jobs until `stop`, then lets the steps under way finish within `SHUTDOWN_GRACE` and gives the rest back.
-pub async fn run(settings: &Settings, pool: PgPool, tools: Tools, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    settings: &Settings,
+    pool: PgPool,
+    listening: PgPool,
+    tools: Tools,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let worker = settings.name();
     let abandon = CancellationToken::new();
     let advance = Arc::new(Advance {
@@ -53,7 +59,7 @@ pub async fn run(settings: &Settings, pool: PgPool, tools: Tools, stop: Cancella
     };
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(notifications::forward(pool, notifications::JOBS, notify, stop.clone()));
+    tasks.spawn(notifications::forward(listening, notifications::JOBS, notify, stop.clone()));
     tasks.spawn(leaser.run(stop.clone()));
     // Renewals go on while the last steps finish.
     tasks.spawn(leases.renew(abandon.clone()));

@@ -22,6 +22,13 @@ pub enum StoreError {
     /// A secret that cannot be opened, or sealed.
     #[error("a stored secret cannot be read")]
     Sealed(#[from] SealedError),
+    /// Nothing of ours works there reliably, so nobody begins.
+    #[error(
+        "the database is behind a pooler in transaction mode, where prepared statements, LISTEN, and the settings and \
+         locks of a session do not work; set it to session mode (PgBouncer: pool_mode = session), or lead \
+         DATABASE_URL past it"
+    )]
+    TransactionMode,
     #[error("the database answered with an error")]
     Failed(#[source] sqlx::Error),
 }

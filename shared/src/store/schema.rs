@@ -22,6 +22,8 @@ pub enum SchemaError {
     Unknown { found: i64, known: i64 },
     #[error("migration {version} was applied in another form than this binary's, or was left half done")]
     Different { version: i64 },
+    #[error(transparent)]
+    Database(StoreError),
     #[error("cannot read the schema version")]
     Unreadable(#[source] StoreError),
     #[error("cannot migrate")]

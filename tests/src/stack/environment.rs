@@ -8,7 +8,7 @@ use std::path::PathBuf;
 const INHERITED: [&str; 5] = ["PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE"];
 
 /// Settings of our own binaries that are passed on to all of them.
-const OURS: [&str; 17] = [
+const OURS: [&str; 18] = [
     "POLL_INTERVAL",
     "POLL_TIMEOUT",
     "CONFIRM_GRACE",
@@ -23,6 +23,7 @@ const OURS: [&str; 17] = [
     "ACME_NEW_ORDER_LIMIT",
     "ACME_REQUEST_TIMEOUT",
     "DATABASE_MAX_CONNECTIONS",
+    "SHUTDOWN_DELAY",
     "SHUTDOWN_GRACE",
     "AUTH_TOKEN",
     "LOG_LEVEL",

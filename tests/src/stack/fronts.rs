@@ -1,9 +1,10 @@
-//! The fronts of a stack that make its database and its DNS fail: which of them a test wants, and how our processes get to them.
+//! What stands between our processes and the stack's database and DNS, because a test wants it, and how they get there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 
+use super::pgbouncer::{PgBouncer, PoolMode};
 use super::plan::Plan;
 use super::{Stack, StackBuilder};
 use crate::dns_front::DnsFront;
@@ -15,18 +16,20 @@ const EVERYBODY: &str = "";
 #[derive(Default)]
 pub(super) struct Wanted {
     postgres: BTreeSet<String>,
+    pgbouncer: bool,
     dns: bool,
 }
 
 #[derive(Default)]
 pub(super) struct Fronts {
     postgres: BTreeMap<String, PostgresFront>,
+    pgbouncer: Option<PgBouncer>,
     dns: Option<DnsFront>,
 }
 
 impl Wanted {
     /// Starts them and points the settings at them; the plan has all its replicas.
-    pub(super) fn start(self, plan: &mut Plan) -> Result<Fronts> {
+    pub(super) async fn start(self, plan: &mut Plan) -> Result<Fronts> {
         let mut fronts = Fronts::default();
         let direct = plan.settings.get("DATABASE_URL").cloned().unwrap_or_else(|| plan.database_url());
         let postgres = plan.postgres.address();
@@ -39,6 +42,11 @@ impl Wanted {
             };
             settings.insert("DATABASE_URL".to_owned(), url);
             fronts.postgres.insert(replica, front);
+        }
+        if self.pgbouncer {
+            let pooler = PgBouncer::start(&direct, PoolMode::Session, "").await?;
+            plan.settings.insert("DATABASE_URL".to_owned(), pooler.url().to_owned());
+            fronts.pgbouncer = Some(pooler);
         }
         if self.dns {
             let front = DnsFront::start(plan.resolver_address().parse()?)?;
@@ -60,6 +68,13 @@ impl StackBuilder {
     #[must_use]
     pub fn postgres_front_of(mut self, replica: &str) -> Self {
         self.fronts.postgres.insert(replica.to_owned());
+        self
+    }
+
+    /// Puts a PgBouncer in session mode between our processes and Postgres: [`Stack::pgbouncer`].
+    #[must_use]
+    pub fn pgbouncer(mut self) -> Self {
+        self.fronts.pgbouncer = true;
         self
     }
 
@@ -86,6 +101,14 @@ impl Stack {
     /// If the stack was built without.
     pub fn postgres_front_of(&self, replica: &str) -> &PostgresFront {
         self.fronts.postgres.get(replica).expect("this stack has no such front of Postgres")
+    }
+
+    /// The pooler of our processes.
+    ///
+    /// # Panics
+    /// If the stack was built without.
+    pub fn pgbouncer(&self) -> &PgBouncer {
+        self.fronts.pgbouncer.as_ref().expect("this stack has no PgBouncer")
     }
 
     /// What our processes take for DNS.

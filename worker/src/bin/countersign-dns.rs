@@ -28,16 +28,12 @@ async fn run() -> anyhow::Result<()> {
     settings.admin.token(&settings.admin_addr)?;
     let admin_listener = settings.admin_addr.bind().await?;
 
-    let stop = CancellationToken::new();
+    let (leaving, stop) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = JoinSet::new();
-    tasks.spawn(lifecycle::stop_on_signal(stop.clone()).context("cannot register signal handlers")?);
+    tasks.spawn(lifecycle::stop_on_signal(leaving.clone()).context("cannot register signal handlers")?);
     let started = ops::Started::default();
-    let admin = ops::serve(admin_listener, ops::router(pool.clone(), started.clone()), stop.clone());
-    tasks.spawn(async move {
-        if let Err(error) = admin.await {
-            tracing::error!(%error, "the operators' listener ended");
-        }
-    });
+    tasks.spawn(lifecycle::stop_later(leaving.clone(), settings.shutdown_delay, stop.clone()));
+    tasks.spawn(ops::serve(admin_listener, ops::router(pool.clone(), started.clone(), leaving)));
     responder::run(&settings, pool, started, stop).await?;
     tracing::info!("stopped");
     Ok(())

@@ -26,6 +26,7 @@ async fn run() -> anyhow::Result<()> {
     telemetry::start(&settings.log).context("LOG_LEVEL cannot be understood")?;
 
     let pool = settings.database.pool()?;
+    let listening = settings.database.listening(&pool)?;
     let ring = settings.keys.ring()?;
     let tools = Tools::new(&settings, pool.clone(), ring.clone())?;
     // Nothing here asks for it yet but the rule that such an address needs one.
@@ -36,12 +37,7 @@ async fn run() -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(lifecycle::stop_on_signal(stop.clone()).context("cannot register signal handlers")?);
     let started = ops::Started::default();
-    let admin = ops::serve(admin_listener, ops::router(pool.clone(), started.clone()), stop.clone());
-    tasks.spawn(async move {
-        if let Err(error) = admin.await {
-            tracing::error!(%error, "the operators' listener ended");
-        }
-    });
+    tasks.spawn(ops::serve(admin_listener, ops::router(pool.clone(), started.clone(), stop.clone())));
     if !lifecycle::await_schema(&pool, &stop).await? {
         return Ok(());
     }
@@ -54,7 +50,7 @@ async fn run() -> anyhow::Result<()> {
     let worker = settings.name();
     tracing::info!(worker, directory = tools.acme.directory(), version = env!("CARGO_PKG_VERSION"), "ready");
     started.set();
-    runtime::run(&settings, pool, tools, stop).await?;
+    runtime::run(&settings, pool, listening, tools, stop).await?;
     tracing::info!("stopped");
     Ok(())
 }

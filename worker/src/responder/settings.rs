@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use countersign_shared::config::{AdminArgs, DatabaseArgs, DelegationArgs, ListenAddr, LogArgs};
+use countersign_shared::config::{AdminArgs, DatabaseArgs, DelegationArgs, ListenAddr, LogArgs, parse_shutdown_delay};
 
 /// The name server of Countersign: answers for the zone that challenges are delegated to, and for nothing else.
 #[derive(Parser)]
@@ -26,7 +26,11 @@ pub struct Settings {
     #[arg(long, env = "DNS_CONTACT", value_name = "ADDRESS")]
     pub dns_contact: Option<String>,
 
-    /// How long answers under way may take once a stop was asked for
+    /// How long questions are still answered once a stop was asked for, while /readyz is 503 already: at most 5m
+    #[arg(long, env = "SHUTDOWN_DELAY", default_value = "0s", value_parser = parse_shutdown_delay)]
+    pub shutdown_delay: Duration,
+
+    /// How long answers under way may take after that
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "20s", value_parser = humantime::parse_duration)]
     pub shutdown_grace: Duration,
 

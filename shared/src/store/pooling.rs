@@ -1,0 +1,44 @@
+//! What may stand between us and Postgres: a pooler must leave each connection its own session.
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Connection as _, Row as _};
+
+use super::StoreError;
+
+/// Behind two poolers that share an address, two of three are at the same one.
+const CONNECTIONS: usize = 3;
+const ROUNDS: usize = 2;
+
+/// An error where the connections of `options` get another session for every transaction: there prepared statements,
+/// the settings of a session, its locks and LISTEN would be somebody else's.
+///
+/// In sessions of their own, connections that are open at once have different server processes, and keep them. A pooler
+/// in transaction mode that is idle gives one process to them all; one that is busy, or gives them out in turn, changes
+/// them.
+pub async fn refuse_transaction_mode(options: &PgConnectOptions) -> Result<(), StoreError> {
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        connections.push(PgConnection::connect_with(options).await?);
+    }
+    let mut processes: Vec<i32> = Vec::new();
+    for _ in 0..ROUNDS {
+        for (number, connection) in connections.iter_mut().enumerate() {
+            let process = server_process(connection).await?;
+            let seen = processes.iter().position(|&other| other == process);
+            match processes.get(number) {
+                None if seen.is_none() => processes.push(process),
+                Some(_) if seen == Some(number) => {}
+                _ => return Err(StoreError::TransactionMode),
+            }
+        }
+    }
+    for connection in connections {
+        connection.close().await?;
+    }
+    Ok(())
+}
+
+/// Not a prepared statement: whether those work is what is asked.
+async fn server_process(connection: &mut PgConnection) -> Result<i32, StoreError> {
+    Ok(sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)?)
+}
