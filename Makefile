@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Without --package, so that cargo unites the same features as for the whole workspace and compiles no dependency twice.
 STACK = $(CARGO) run --locked --quiet --bin countersign-stack --
 
-.PHONY: help prepare build demo test test-all chaos up down check advisories deploy-check openapi fuzz fuzz-api sql-metadata
+.PHONY: help prepare build demo test test-all chaos up down check advisories deploy-check openapi fuzz fuzz-api sql-metadata release-fixture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ fuzz: ## Feed the parser of names, then the name server, with random bytes for a
 fuzz-api: build ## Send both APIs requests that a machine thinks of, for a minute (needs python3-venv)
 	@sh tests/prepare all
 	$(CARGO) test --locked --package countersign-tests --test system api_fuzz:: -- --ignored --nocapture
+
+release-fixture: build ## At a release: write the rows and statements that the next one is tested against (tests/releases)
+	$(STACK) release
 
 sql-metadata: prepare ## Rewrite .sqlx after a change of a query or a migration
 	$(STACK) sql-metadata

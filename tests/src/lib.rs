@@ -18,6 +18,7 @@ pub mod postgres_front;
 pub mod primary;
 pub mod receiver;
 pub mod recursor;
+pub mod release;
 pub mod sql_metadata;
 pub mod stack;
 pub mod up;

@@ -25,6 +25,7 @@ mod reuse;
 mod rolling;
 mod scheduled;
 mod secrets;
+mod upgrades;
 mod webhooks;
 
 mod acme_account;

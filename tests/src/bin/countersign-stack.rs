@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{ArgAction, Parser, Subcommand};
 use countersign_tests::chaos::{self, Options};
 use countersign_tests::recursor::{self, Recursor};
-use countersign_tests::{demo, sql_metadata, up};
+use countersign_tests::{demo, release, sql_metadata, up};
 use hickory_proto::rr::Name;
 
 #[derive(Parser)]
@@ -54,6 +54,8 @@ enum Verb {
         #[arg(long = "name-server")]
         name_servers: Vec<SocketAddr>,
     },
+    /// Write what the next version is tested against: rows and statements of this one (tests/releases)
+    Release,
     /// Rewrite the committed metadata of our SQL (.sqlx)
     SqlMetadata {
         /// Change nothing; fail if it is stale
@@ -89,6 +91,7 @@ async fn run(verb: Verb) -> Result<()> {
             zone.set_fqdn(true);
             recursor::serve(port, Recursor { upstream, zone, name_servers }).await?;
         }
+        Verb::Release => println!("{} is written", release::write().await?.display()),
         Verb::SqlMetadata { check } => {
             let queries = if check { sql_metadata::check().await? } else { sql_metadata::rewrite().await? };
             println!("The metadata of {queries} queries in .sqlx is current.");

@@ -184,6 +184,11 @@ impl std::ops::Deref for PrivatePostgres {
     }
 }
 
+/// A program of the newest installed server, such as `pg_dump`.
+pub fn program(name: &str) -> Result<PathBuf> {
+    Ok(programs()?.join(name))
+}
+
 /// The folder of the newest installed server's programs.
 fn programs() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
