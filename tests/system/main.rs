@@ -20,6 +20,7 @@ mod presenters;
 mod renewals;
 mod responder;
 mod restarts;
+mod restore;
 mod retry;
 mod reuse;
 mod rolling;
