@@ -1,6 +1,7 @@
 //! Who publishes an account's records, by `/v2`: proposed, tried by a worker, in force or refused; and never a secret to be seen.
 
-use countersign_tests::primary::{KEY_NAME, Kind, NameServer, SECRET, Zone};
+use countersign_tests::dns_software::{KEY_NAME, SECRET, Software};
+use countersign_tests::primary::{NameServer, Zone};
 use countersign_tests::receiver::{Manner, Receiver};
 use countersign_tests::stack::{Stack, StackBuilder};
 use reqwest::Method;
@@ -200,7 +201,7 @@ async fn what_is_wrong_is_said_by_field_and_our_own_network_is_out_of_bounds() {
 #[tokio::test]
 #[ignore = "needs knot: make test-all"]
 async fn a_server_that_takes_updates_is_tried_there() {
-    let Some(kind) = Kind::Knot.if_installed() else {
+    let Some(kind) = Software::Knot.if_installed() else {
         return;
     };
     let server =
