@@ -23,6 +23,8 @@ const CONCURRENT_WALKS: usize = 32;
 /// One server, by UDP and TCP; and everything.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 const WALK_TIMEOUT: Duration = Duration::from_secs(10);
+/// One question to the resolvers.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(8);
 /// Name servers of one zone that are looked up; no zone in earnest has more.
 const MOST_SERVERS: usize = 13;
 const MOST_ADDRESSES: usize = 16;
@@ -87,6 +89,24 @@ impl Authoritative {
         }
         let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         self.search(WALK_TIMEOUT, false).walk(owner, home).await
+    }
+
+    /// Whether `owner` is an alias of `target` (both absolute, with the trailing dot), also where nothing is at the target. None when
+    /// no resolver can say.
+    pub async fn leads_to(&self, owner: &str, target: &str) -> Option<bool> {
+        let mut at = Name::from_ascii(owner).ok()?;
+        let answer = self.search(LOOK_TIMEOUT, false).resolve(&at, RecordType::TXT, Asked::ResolverUnchecked).await?;
+        if !matches!(answer.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
+            return None;
+        }
+        for _ in 0..MOST_HOPS {
+            match alias_of(&answer.answers, &at) {
+                Some(alias) if alias == target => return Some(true),
+                Some(alias) => at = Name::from_ascii(alias).ok()?,
+                None => break,
+            }
+        }
+        Some(false)
     }
 
     pub(super) fn walks(&self) -> bool {
