@@ -31,6 +31,7 @@ use time::OffsetDateTime;
 
 use crate::acme::Acme;
 use crate::keys::KeyMaker;
+use crate::places::Places;
 use crate::presenters::{PresenterError, Presenters, Publisher};
 use crate::queue::Lease;
 use crate::webhooks::Webhooks;
@@ -55,6 +56,8 @@ pub struct Tools {
     /// Where challenges can be delegated to.
     pub challenge_zone: Option<ChallengeZone>,
     pub webhooks: Webhooks,
+    /// Who is being delivered to, and for whom presenters are tried.
+    pub places: Places,
     pub poll_interval: Duration,
     pub poll_timeout: Duration,
     pub confirm_grace: Duration,
