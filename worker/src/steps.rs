@@ -23,6 +23,7 @@ use countersign_shared::model::certificate::KeyAndCsr;
 use countersign_shared::model::challenge::challenge_owner;
 use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
+use countersign_shared::model::presenter::PublishedBy;
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::{PgPool, certificates, in_time};
@@ -150,9 +151,9 @@ impl Step<'_> {
         key.await?.ok_or_else(|| StepError::bug("a prepared order without a key"))
     }
 
-    /// Who writes this order's TXT records.
-    async fn publisher(&self) -> Result<Publisher, StepError> {
-        self.tools.presenters.of(self.order.published_by).await.map_err(|error| self.not_presented(&error))
+    /// Who writes TXT records, this order's or those of another that shares a value with it.
+    async fn publisher(&self, published_by: PublishedBy) -> Result<Publisher, StepError> {
+        self.tools.presenters.of(published_by).await.map_err(|error| self.not_presented(&error))
     }
 
     /// Whether a challenge name is an alias of the domain's delegation target: our name servers answer there, whatever else is
