@@ -1,20 +1,22 @@
-//! Diagnoses for callers of both surfaces: few at once in this process, and one at a time for each domain, because each is some
-//! dozens of questions to strangers' name servers.
+//! Diagnoses for callers of both surfaces: few at once in this process, fewer for one account, and one at a time for
+//! each domain, because each is some dozens of questions to strangers' name servers.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use countersign_shared::doctor::Doctor;
 use countersign_shared::model::diagnosis::Diagnosis;
 use countersign_shared::store::domains::Domain;
-use countersign_shared::store::{BEGIN_SNAPSHOT, PgPool, StoreError, orders};
+use countersign_shared::store::{BEGIN_SNAPSHOT, PgPool, StoreError, accounts, orders};
 
 const AT_ONCE: usize = 8;
+/// For one account, so that nobody keeps all others out.
+const OF_ACCOUNT: usize = AT_ONCE / 2;
 
 pub(crate) struct Practice {
     doctor: Doctor,
-    /// Domains that are looked at now.
-    under_way: Mutex<HashSet<i64>>,
+    /// Domains that are looked at now, each with its account.
+    under_way: Mutex<HashMap<i64, i64>>,
 }
 
 pub(crate) enum Refused {
@@ -50,17 +52,12 @@ impl Practice {
         Self { doctor, under_way: Mutex::default() }
     }
 
-    /// `awaits_token`: whether the domain's owner has been told the ownership token.
-    pub(crate) async fn diagnose(
-        &self,
-        pool: &PgPool,
-        domain: &Domain,
-        awaits_token: bool,
-    ) -> Result<Diagnosis, Refused> {
-        let _place = self.admit(domain.id).ok_or(Refused::Busy)?;
+    /// The owners of `/domains`, which are the default account's, have been told the ownership token.
+    pub(crate) async fn diagnose(&self, pool: &PgPool, account_id: i64, domain: &Domain) -> Result<Diagnosis, Refused> {
+        let _place = self.admit(account_id, domain.id).ok_or(Refused::Busy)?;
         let (facts, now) = {
             let mut snapshot = pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
-            let facts = self.doctor.facts_of_domain(&mut snapshot, domain, awaits_token).await?;
+            let facts = self.doctor.facts_of_domain(&mut snapshot, domain, account_id == accounts::DEFAULT).await?;
             (facts, orders::now(&mut snapshot).await?)
         };
         let diagnosis = self.doctor.diagnose(&facts, now).await;
@@ -69,15 +66,17 @@ impl Practice {
         Ok(diagnosis)
     }
 
-    fn admit(&self, domain_id: i64) -> Option<Place<'_>> {
+    fn admit(&self, account_id: i64, domain_id: i64) -> Option<Place<'_>> {
         let mut under_way = self.under_way();
-        if under_way.len() == AT_ONCE || !under_way.insert(domain_id) {
+        let of_account = under_way.values().filter(|account| **account == account_id).count();
+        if under_way.len() == AT_ONCE || of_account == OF_ACCOUNT || under_way.contains_key(&domain_id) {
             return None;
         }
+        under_way.insert(domain_id, account_id);
         Some(Place { practice: self, domain_id })
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashSet<i64>> {
+    fn under_way(&self) -> MutexGuard<'_, HashMap<i64, i64>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,15 +87,17 @@ mod tests {
     use countersign_shared::dns::Authoritative;
 
     #[test]
-    fn a_domain_is_looked_at_once_at_a_time_and_few_are() {
+    fn a_domain_is_looked_at_once_at_a_time_and_few_are_and_fewer_of_one_account() {
         let authoritative = Authoritative::new(&["127.0.0.1:53".parse().unwrap()], true, true).unwrap();
         let practice = Practice::new(Doctor { authoritative, challenge_zone: None, caa_identities: Vec::new() });
-        let first = practice.admit(1);
-        assert!(first.is_some() && practice.admit(1).is_none());
+        let first = practice.admit(1, 1);
+        assert!(first.is_some() && practice.admit(1, 1).is_none());
         drop(first);
-        let mut places: Vec<_> = (1..=8).map(|domain| practice.admit(domain).unwrap()).collect();
-        assert!(practice.admit(9).is_none());
+        let mut places: Vec<_> = (1..=4).map(|domain| practice.admit(1, domain).unwrap()).collect();
+        assert!(practice.admit(1, 5).is_none(), "an account keeps nobody else out");
+        places.extend((11..=14).map(|domain| practice.admit(2, domain).unwrap()));
+        assert!(practice.admit(3, 21).is_none());
         places.pop();
-        assert!(practice.admit(9).is_some());
+        assert!(practice.admit(3, 21).is_some());
     }
 }

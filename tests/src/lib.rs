@@ -12,6 +12,7 @@ pub mod chaos;
 pub mod checkout;
 pub mod demo;
 pub mod dns_front;
+pub mod dns_software;
 pub mod dns_wire;
 pub mod name_servers;
 pub mod postgres_front;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 
 use crate::aloud;
 use crate::dns_front::{DnsFault, DnsFront};
+use crate::dns_software::{Served, Server, Software, bind, zone_file};
 use crate::stack::ports;
 use crate::stack::processes::{Launch, Lifetime, Processes, Signal};
 use crate::stack::waiting;
@@ -29,12 +30,6 @@ use crate::stack::{environment, folder};
 
 const START: Duration = Duration::from_secs(60);
 const RESOLVER: u8 = 1;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Software {
-    Bind,
-    Knot,
-}
 
 /// Loopback addresses that nobody else uses, by their last number, where a test may listen on port 53.
 pub struct Addresses {
@@ -114,9 +109,11 @@ impl NameServers {
             [] => String::new(),
             _ => format!("trust-anchors {{ {} }};\n", anchors.collect::<String>()),
         };
-        let options = "recursion yes; dnssec-validation yes; max-cache-ttl 0; max-ncache-ttl 0; servfail-ttl 0; empty-zones-enable no;";
+        let options = "recursion yes; dnssec-validation yes; max-cache-ttl 0; max-ncache-ttl 0; servfail-ttl 0;";
         let zone = format!("zone \"test\" {{ type static-stub; server-addresses {{ {}; }}; }};\n", self.address(2));
-        self.start_bind(RESOLVER, options, &(anchors + &zone)).await
+        let (folder, port) = (self.folder_of(RESOLVER)?, self.front(RESOLVER)?);
+        let resolver = Server { folder: &folder, port, zones: &[] };
+        self.serves(RESOLVER, &bind(&process(RESOLVER), &resolver, options, &(anchors + &zone))?).await
     }
 
     /// Starts a server for these zones, given as apex and text.
@@ -124,19 +121,10 @@ impl NameServers {
         for (apex, text) in zones {
             self.write_zone(server, apex, text)?;
         }
-        match software {
-            Software::Bind => {
-                let zones = zones.iter().map(|(apex, _)| {
-                    format!(
-                        "zone \"{apex}\" {{ type primary; file \"{}\"; notify no; }};\n",
-                        self.zone_file(server, apex).display()
-                    )
-                });
-                let options = "recursion no; dnssec-validation no; allow-query { any; };";
-                self.start_bind(server, options, &zones.collect::<String>()).await
-            }
-            Software::Knot => self.start_knot(server, zones).await,
-        }
+        let zones: Vec<Served<'_>> = zones.iter().map(|(apex, _)| Served { apex, is_dynamic: false }).collect();
+        let (folder, port) = (self.folder_of(server)?, self.front(server)?);
+        let launch = software.authoritative(&process(server), &Server { folder: &folder, port, zones: &zones })?;
+        self.serves(server, &launch).await
     }
 
     /// Serves another text of one zone from now on.
@@ -165,40 +153,6 @@ impl NameServers {
         Ok(port)
     }
 
-    async fn start_bind(&self, server: u8, options: &str, rest: &str) -> Result<()> {
-        let (folder, port) = (self.folder_of(server)?, self.front(server)?);
-        let config = format!(
-            "options {{ directory \"{0}\"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; pid-file none; \
-             session-keyfile \"{0}/session.key\"; managed-keys-directory \"{0}\"; {options} }};\n\
-             controls {{ }};\n{rest}",
-            folder.display()
-        );
-        let file = folder.join("named.conf");
-        fs::write(&file, config)?;
-        let launch = Launch::new(process(server), "named").args(["-g", "-n", "1", "-c"]).args([&file]);
-        self.serves(server, &launch).await
-    }
-
-    async fn start_knot(&self, server: u8, zones: &[(&str, String)]) -> Result<()> {
-        let folder = self.folder_of(server)?;
-        let mut config = format!(
-            "server:\n  rundir: {0}\n  listen: 127.0.0.1@{1}\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
-             log:\n  - target: stderr\n    any: info\n\
-             database:\n  storage: {0}/db\n\
-             template:\n  - id: default\n    storage: {0}\n    zonefile-sync: -1\n    zonefile-load: whole\n    journal-content: none\n\
-             zone:\n",
-            folder.display(),
-            self.front(server)?
-        );
-        for (apex, _) in zones {
-            let file = self.zone_file(server, apex);
-            writeln!(config, "  - domain: {apex}\n    file: {}", file.display()).expect("a string takes everything");
-        }
-        let file = folder.join("knot.conf");
-        fs::write(&file, config)?;
-        self.serves(server, &Launch::new(process(server), "knotd").args(["-c"]).args([&file])).await
-    }
-
     async fn serves(&self, server: u8, launch: &Launch) -> Result<()> {
         self.processes.start(launch)?;
         let answers = async || {
@@ -224,17 +178,12 @@ impl NameServers {
 
     fn folder_of(&self, server: u8) -> Result<PathBuf> {
         let folder = self.folder.join(process(server));
-        fs::create_dir_all(folder.join("db"))?;
+        fs::create_dir_all(&folder)?;
         Ok(folder)
     }
 
-    fn zone_file(&self, server: u8, apex: &str) -> PathBuf {
-        self.folder.join(process(server)).join(format!("{apex}zone"))
-    }
-
     fn write_zone(&self, server: u8, apex: &str, text: &str) -> Result<()> {
-        self.folder_of(server)?;
-        Ok(fs::write(self.zone_file(server, apex), text)?)
+        Ok(fs::write(zone_file(&self.folder_of(server)?, apex), text)?)
     }
 }
 
@@ -273,13 +222,7 @@ fn or_skipped<T>(found: Result<T>) -> Result<Option<T>> {
 }
 
 fn installed() -> Result<()> {
-    for program in ["named", "knotd"] {
-        let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
-        if !folders.iter().any(|folder| Path::new(folder).join(program).exists()) {
-            bail!("{program} is not installed: sh tests/prepare all");
-        }
-    }
-    Ok(())
+    [Software::Bind, Software::Knot].into_iter().try_for_each(Software::is_installed)
 }
 
 /// The third number of addresses that nobody listens on; others may look for one at the same time.

@@ -2,12 +2,13 @@
 
 use countersign_shared::model::problem::ProblemCode;
 use countersign_tests::receiver::{Manner, Receiver};
-use countersign_tests::stack::accounts::ctl;
+use countersign_tests::stack::accounts::{ALL_SCOPES, DEFAULT, ctl};
 use countersign_tests::stack::{Stack, StackBuilder};
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
-use crate::facts::SOON;
+use crate::facts::{SOON, events, is_cleaned_up};
 use crate::failures::{a_retry_leads_to_a_certificate, fails};
 
 fn hooked(receiver: &Receiver) -> StackBuilder {
@@ -185,4 +186,43 @@ async fn an_order_is_cleaned_up_where_it_published_whatever_was_set_since() {
     stack.finish().await;
     assert_eq!(told(&receiver, "/old/cleanup"), [record]);
     assert!(receiver.received("/new/present").is_empty() && receiver.received("/new/cleanup").is_empty());
+}
+
+#[tokio::test]
+async fn a_value_that_two_orders_share_is_removed_by_the_last_of_them_wherever_it_was_written() {
+    let receiver = Receiver::start().unwrap();
+    // Both take what they are sent, and publish nothing: the orders wait.
+    let stack = hooked(&receiver).setting("POLL_TIMEOUT", "10m").start().await;
+    let shop = stack.verified_domain("shop.example.com").await;
+    let written = async |path: &str| {
+        let written = async || told(&receiver, path).pop();
+        stack.wait_until(&format!("something has come to {path}"), SOON, written).await
+    };
+    set_webhook(&stack, "shop.example.com", &receiver, "/old");
+    let first = stack.api().issue(&shop.id).await.order_id;
+    let record = written("/old/present").await;
+    set_webhook(&stack, "shop.example.com", &receiver, "/new");
+    let api = stack.api().with_token(Some(&stack.token(DEFAULT, ALL_SCOPES).secret));
+    let certificates = "/v2/1/domains/shop.example.com/certificates/letsencrypt";
+    let order = api.request(Method::POST, certificates).json(&json!({ "name": "" }));
+    let id = api.send(order).await.unwrap().expect(201)["data"]["id"].clone();
+    let issue = api.request(Method::POST, &format!("{certificates}/{id}/issue"));
+    api.send(issue).await.unwrap().expect(202);
+    written("/new/present").await;
+    let query = "SELECT public_id FROM orders WHERE origin = 'order'";
+    let second: String = sqlx::query_scalar(query).fetch_one(stack.pool()).await.unwrap();
+    // As a CA does that gives out an authorization again while it is pending.
+    let same = "UPDATE authorizations SET txt_value = $1 WHERE order_id = (SELECT id FROM orders WHERE public_id = $2)";
+    sqlx::query(same).bind(&record.1).bind(&second).execute(stack.pool()).await.unwrap();
+
+    ctl(stack.plan(), &["orders", "cancel", &first]).unwrap();
+    let cleaned_up = async || events(&stack, &first).await.contains(&"cleaned_up".to_owned()).then_some(());
+    stack.wait_until("the first is cleaned up", SOON, cleaned_up).await;
+    assert!(told(&receiver, "/old/cleanup").is_empty(), "the other one needs it");
+    ctl(stack.plan(), &["orders", "cancel", &second]).unwrap();
+    is_cleaned_up(&stack, &shop.id).await;
+    for path in ["/old/cleanup", "/new/cleanup"] {
+        assert_eq!(told(&receiver, path), std::slice::from_ref(&record), "{path}");
+    }
+    stack.finish().await;
 }

@@ -110,7 +110,7 @@ pub(super) async fn renewals_of(stack: &Stack, certificate: i64) -> Vec<String> 
     query.bind(certificate).fetch_all(stack.pool()).await.unwrap()
 }
 
-pub(super) async fn renewals_become(stack: &Stack, certificate: i64, states: &[&str]) {
+pub(crate) async fn renewals_become(stack: &Stack, certificate: i64, states: &[&str]) {
     let become_so = async || (renewals_of(stack, certificate).await == states).then_some(());
     stack.wait_until(&format!("the renewals of certificate {certificate} are {states:?}"), SOON, become_so).await;
 }

@@ -5,6 +5,7 @@ mod delegated;
 mod hostile;
 mod load;
 mod outages;
+mod undelegated;
 mod visibility;
 
 use std::collections::BTreeSet;

@@ -7,6 +7,8 @@ pub mod renew_due;
 pub mod sweep;
 pub mod try_presenter;
 
+use std::time::Duration;
+
 use countersign_shared::store::StoreError;
 use countersign_shared::store::jobs::Outcome;
 use countersign_shared::telemetry::chain;
@@ -14,6 +16,15 @@ use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 
 use crate::queue::Lease;
+
+/// Where a customer's server or account is busy with others: from here to three times as long.
+const COME_BACK_AFTER: Duration = Duration::from_secs(2);
+
+/// No place was free.
+fn crowded_out(lease: &Lease) -> Outcome {
+    let pause = COME_BACK_AFTER.mul_f64(1.0 + 2.0 * rand::random::<f64>());
+    Outcome::Wait { until: lease.now() + pause, saw: None }
+}
 
 /// The end of a run that failed: tried again in a minute, and shown to operators until it has succeeded.
 fn failed(lease: &Lease, error: &StoreError) -> Outcome {

@@ -10,6 +10,7 @@ pub mod ctl;
 pub mod jobs;
 pub mod keys;
 mod outward;
+pub mod places;
 pub mod presenters;
 pub mod queue;
 pub mod responder;

@@ -21,6 +21,7 @@ use tracing::Instrument as _;
 
 use crate::advance::Advance;
 use crate::jobs::{self, deliver, purge, renew_due, sweep, try_presenter};
+use crate::places::Places;
 use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
 use crate::settings::Settings;
 use crate::steps::Tools;
@@ -170,9 +171,9 @@ impl Tools {
             webhooks: crate::webhooks::Webhooks::new(
                 settings.webhooks.may.webhook_allow_private,
                 settings.webhooks.webhook_ca_file.as_deref(),
-                // Half of the lane: no account holds up all others.
-                Slots::most(settings.worker_slots.into(), Lane::Deliveries) / 2,
             )?,
+            // Half of the lane: no account holds up all others.
+            places: Places::new(Slots::most(settings.worker_slots.into(), Lane::Deliveries) / 2),
             presenters: crate::presenters::Presenters::new(
                 pool.clone(),
                 ring.clone(),

@@ -20,8 +20,10 @@ use std::time::Duration;
 use countersign_shared::dns::TxtLookup;
 use countersign_shared::doctor::Doctor;
 use countersign_shared::model::certificate::KeyAndCsr;
+use countersign_shared::model::challenge::challenge_owner;
 use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::model::order::{Order, OrderEvent, OrderState};
+use countersign_shared::model::presenter::PublishedBy;
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::{PgPool, certificates, in_time};
@@ -30,6 +32,7 @@ use time::OffsetDateTime;
 
 use crate::acme::Acme;
 use crate::keys::KeyMaker;
+use crate::places::Places;
 use crate::presenters::{PresenterError, Presenters, Publisher};
 use crate::queue::Lease;
 use crate::webhooks::Webhooks;
@@ -54,6 +57,8 @@ pub struct Tools {
     /// Where challenges can be delegated to.
     pub challenge_zone: Option<ChallengeZone>,
     pub webhooks: Webhooks,
+    /// Who is being delivered to, and for whom presenters are tried.
+    pub places: Places,
     pub poll_interval: Duration,
     pub poll_timeout: Duration,
     pub confirm_grace: Duration,
@@ -146,17 +151,28 @@ impl Step<'_> {
         key.await?.ok_or_else(|| StepError::bug("a prepared order without a key"))
     }
 
-    /// Who writes this order's TXT records.
-    async fn publisher(&self) -> Result<Publisher, StepError> {
-        self.tools.presenters.of(self.order.published_by).await.map_err(|error| self.not_presented(&error))
+    /// Who writes TXT records, this order's or those of another that shares a value with it.
+    async fn publisher(&self, published_by: PublishedBy) -> Result<Publisher, StepError> {
+        self.tools.presenters.of(published_by).await.map_err(|error| self.not_presented(&error))
     }
 
     /// Whether a challenge name is an alias of the domain's delegation target: our name servers answer there, whatever else is
-    /// set for the account.
-    async fn leads_to_us(&self, owner_name: &str) -> bool {
-        let Some(zone) = &self.tools.challenge_zone else { return false };
-        let target = zone.target(&self.order.delegation_label);
-        self.tools.lookup.txt(owner_name).await.is_ok_and(|answer| answer.aliases.contains(&target))
+    /// set for the account. None when it cannot be said.
+    async fn leads_to_us(&self, owner_name: &str) -> Option<bool> {
+        let target = self.tools.challenge_zone.as_ref()?.target(&self.order.delegation_label);
+        self.tools.doctor.authoritative.leads_to(owner_name, &target).await
+    }
+
+    /// Whether the domain was delegated, this order needs it to be, and it is not any more.
+    async fn has_lost_delegation(&self) -> bool {
+        let order = self.order;
+        let awaited = order.authorizations.iter().filter(|one| one.proved_at.is_none());
+        // Another name of the domain says nothing of the domain itself.
+        let own = awaited.map(|one| &one.identifier).find(|name| *name == order.domain_name.as_str());
+        match own {
+            Some(own) if order.domain_is_delegated => self.leads_to_us(&challenge_owner(own)).await == Some(false),
+            _ => false,
+        }
     }
 
     /// DNS that cannot be written is not the order's fault.

@@ -3,9 +3,7 @@
 //! A receiver is a customer's server, or pretends to be one: it may hang, redirect, answer without end, or turn out to be in
 //! our own network. What it answers is read a little, so that it can finish, and dropped.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -16,7 +14,6 @@ use countersign_shared::store::deliveries::Delivery;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, StatusCode};
 use time::OffsetDateTime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::outward::{LookUp, OutwardHttp, SetupError, system_lookup};
 
@@ -24,12 +21,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-/// Deliveries of one process to one webhook at once: a slow receiver must not hold every place of its account.
-const MOST_OF_WEBHOOK: usize = 2;
 
 pub struct Webhooks {
     http: OutwardHttp,
-    places: Places,
 }
 
 /// What came of one attempt.
@@ -52,60 +46,14 @@ impl Sent {
     }
 }
 
-/// Who is being delivered to, so that neither a webhook nor an account holds every slot of the lane.
-struct Places {
-    most_of_account: usize,
-    taken: Mutex<HashMap<Holder, Arc<Semaphore>>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Holder {
-    Account(i64),
-    Webhook(i64),
-}
-
-/// The right to deliver to a webhook.
-pub struct Place {
-    _permits: [OwnedSemaphorePermit; 2],
-}
-
-impl Places {
-    /// None when the webhook or its account has as many as it may.
-    fn take(&self, account_id: i64, webhook_id: i64) -> Option<Place> {
-        // Single insertions and removals: no panic can leave the map half-written.
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.retain(|_, places| Arc::strong_count(places) > 1);
-        let mut permit = |holder, most| {
-            let places = taken.entry(holder).or_insert_with(|| Arc::new(Semaphore::new(most)));
-            Arc::clone(places).try_acquire_owned().ok()
-        };
-        let of_webhook = permit(Holder::Webhook(webhook_id), MOST_OF_WEBHOOK)?;
-        let of_account = permit(Holder::Account(account_id), self.most_of_account)?;
-        Some(Place { _permits: [of_webhook, of_account] })
-    }
-}
-
 impl Webhooks {
-    /// `most_of_account`: deliveries of one process for one account at once.
-    pub fn new(allows_inward: bool, ca_file: Option<&Path>, most_of_account: usize) -> Result<Self, SetupError> {
-        Self::with_lookup(allows_inward, ca_file, most_of_account, system_lookup())
+    pub fn new(allows_inward: bool, ca_file: Option<&Path>) -> Result<Self, SetupError> {
+        Self::with_lookup(allows_inward, ca_file, system_lookup())
     }
 
-    fn with_lookup(
-        allows_inward: bool,
-        ca_file: Option<&Path>,
-        most_of_account: usize,
-        lookup: LookUp,
-    ) -> Result<Self, SetupError> {
+    fn with_lookup(allows_inward: bool, ca_file: Option<&Path>, lookup: LookUp) -> Result<Self, SetupError> {
         let agent = concat!("countersign-webhooks/", env!("CARGO_PKG_VERSION"));
-        let http = OutwardHttp::with_lookup(agent, allows_inward, ca_file, ATTEMPT_WITHIN, lookup)?;
-        let places = Places { most_of_account: most_of_account.max(1), taken: Mutex::default() };
-        Ok(Self { http, places })
-    }
-
-    /// None when the webhook or its account is busy with others.
-    pub fn place(&self, delivery: &Delivery) -> Option<Place> {
-        self.places.take(delivery.account_id, delivery.webhook_id)
+        Ok(Self { http: OutwardHttp::with_lookup(agent, allows_inward, ca_file, ATTEMPT_WITHIN, lookup)? })
     }
 
     /// One attempt, at most [`ATTEMPT_WITHIN`].
@@ -146,6 +94,8 @@ fn signature(key: &[u8], id: &str, timestamp: i64, body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::outward::outward_only;
 
@@ -174,7 +124,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_connected_to_inside() {
-        let webhooks = Webhooks::new(false, None, 1).unwrap();
+        let webhooks = Webhooks::new(false, None).unwrap();
         for url in ["https://127.0.0.1:1/", "https://[::1]/", "https://169.254.169.254/", "https://localhost:1/"] {
             let sent = webhooks.send(&delivery(url), OffsetDateTime::UNIX_EPOCH).await;
             assert_eq!(sent, Sent::failed("not a public address"), "{url}");
@@ -198,7 +148,7 @@ mod tests {
         let lookup = turncoat();
         let found = lookup("hook.example".to_owned()).await.unwrap();
         assert!(outward_only("hook.example", found).is_ok(), "as it was created");
-        let strict = Webhooks::with_lookup(false, None, 1, Arc::clone(&lookup)).unwrap();
+        let strict = Webhooks::with_lookup(false, None, Arc::clone(&lookup)).unwrap();
         let delivery = delivery(&url);
         tokio::select! {
             biased;
@@ -208,7 +158,7 @@ mod tests {
             _ = inside.accept() => panic!("it was connected to"),
         }
         // The same look-up leads there where that is allowed.
-        let lenient = Webhooks::with_lookup(true, None, 1, lookup).unwrap();
+        let lenient = Webhooks::with_lookup(true, None, lookup).unwrap();
         tokio::select! {
             sent = lenient.send(&delivery, OffsetDateTime::UNIX_EPOCH) => panic!("it was not connected to: {sent:?}"),
             connected = inside.accept() => assert!(connected.is_ok()),
@@ -217,20 +167,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_does_not_show_the_url() {
-        let webhooks = Webhooks::new(true, None, 1).unwrap();
+        let webhooks = Webhooks::new(true, None).unwrap();
         let sent = webhooks.send(&delivery("https://127.0.0.1:1/s3cret"), OffsetDateTime::UNIX_EPOCH).await;
         let error = sent.error.unwrap();
         assert!(sent.status.is_none() && !error.contains("s3cret"), "{error}");
-    }
-
-    #[test]
-    fn a_webhook_has_two_places_and_an_account_as_many_as_it_may_and_none_of_others() {
-        let places = Places { most_of_account: 3, taken: Mutex::default() };
-        let mut held = vec![places.take(1, 1).unwrap(), places.take(1, 1).unwrap()];
-        assert!(places.take(1, 1).is_none());
-        held.push(places.take(1, 2).unwrap());
-        assert!(places.take(1, 3).is_none() && places.take(2, 4).is_some());
-        held.truncate(1);
-        assert!(places.take(1, 1).is_some() && places.take(1, 3).is_some());
     }
 }

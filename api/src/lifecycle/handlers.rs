@@ -249,7 +249,7 @@ pub(crate) async fn diagnosis(
         let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
         domains::find(&mut conn, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?
     };
-    Ok(Json(app.practice.diagnose(&app.pool, &domain, true).await?))
+    Ok(Json(app.practice.diagnose(&app.pool, accounts::DEFAULT, &domain).await?))
 }
 
 /// What is known of the certificate

@@ -14,7 +14,7 @@ use countersign_shared::model::scope::Scope;
 use countersign_shared::store::domains::of_account::{self, AccountDomain};
 use countersign_shared::store::domains::{self, NewDomain};
 use countersign_shared::store::events::{self, EventName};
-use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError, accounts};
+use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -167,7 +167,7 @@ pub(crate) async fn diagnosis(
         domains::find_live(&mut conn, found.id).await?.ok_or_else(|| Error::no_domain(&domain))?
     };
     // Only /domains tells the token.
-    let data = v2.practice.diagnose(&v2.pool, &live, account == accounts::DEFAULT).await?;
+    let data = v2.practice.diagnose(&v2.pool, account, &live).await?;
     Ok(Json(Data { data }))
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -20,9 +20,13 @@ use crate::model::walk::{Hop, ServerAnswer, ServerResult, Walk, WalkEnd};
 
 /// Walks and other examinations under way at once in one process.
 const CONCURRENT_WALKS: usize = 32;
+/// Until one of them ends; who waits longer is told so.
+const PLACE_WITHIN: Duration = Duration::from_secs(5);
 /// One server, by UDP and TCP; and everything.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 const WALK_TIMEOUT: Duration = Duration::from_secs(10);
+/// One question to the resolvers.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(8);
 /// Name servers of one zone that are looked up; no zone in earnest has more.
 const MOST_SERVERS: usize = 13;
 const MOST_ADDRESSES: usize = 16;
@@ -36,6 +40,8 @@ const DNS_PORT: u16 = 53;
 pub struct Authoritative {
     resolvers: Arc<[SocketAddr]>,
     slots: Arc<Semaphore>,
+    /// Until one of them is free.
+    pub(super) place_within: Duration,
     /// Whether the zones' own servers may be asked at all.
     walks: bool,
     allows_inward: bool,
@@ -73,6 +79,7 @@ impl Authoritative {
         Ok(Self {
             resolvers: resolvers.into(),
             slots: Arc::new(Semaphore::new(CONCURRENT_WALKS)),
+            place_within: PLACE_WITHIN,
             walks,
             allows_inward,
         })
@@ -85,16 +92,35 @@ impl Authoritative {
         if !self.walks {
             return Walk::default();
         }
-        let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
+        let Some(_place) = self.place().await else { return Walk::not_begun() };
         self.search(WALK_TIMEOUT, false).walk(owner, home).await
+    }
+
+    /// Whether `owner` is an alias of `target` (both absolute, with the trailing dot), also where nothing is at the
+    /// target. None when no resolver can say.
+    pub async fn leads_to(&self, owner: &str, target: &str) -> Option<bool> {
+        let mut at = Name::from_ascii(owner).ok()?;
+        let answer = self.search(LOOK_TIMEOUT, false).resolve(&at, RecordType::TXT, Asked::ResolverUnchecked).await?;
+        if !matches!(answer.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
+            return None;
+        }
+        for _ in 0..MOST_HOPS {
+            match alias_of(&answer.answers, &at) {
+                Some(alias) if alias == target => return Some(true),
+                Some(alias) => at = Name::from_ascii(alias).ok()?,
+                None => break,
+            }
+        }
+        Some(false)
     }
 
     pub(super) fn walks(&self) -> bool {
         self.walks
     }
 
-    pub(super) fn slots(&self) -> &Semaphore {
-        &self.slots
+    /// None when too many are under way.
+    pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(self.place_within, self.slots.acquire()).await.ok()?.ok()
     }
 
     pub(super) fn search(&self, within: Duration, is_thorough: bool) -> Search {

@@ -21,7 +21,9 @@ impl Authoritative {
         let (Ok(owner), Ok(base)) = (owner, Name::from_ascii(format!("{name}."))) else {
             return Sights::default();
         };
-        let _slot = self.slots().acquire().await.expect("the semaphore is never closed");
+        let Some(_place) = self.place().await else {
+            return Sights { walk: Walk::not_begun(), ..Sights::default() };
+        };
         let search = self.search(within, true);
         let Some(answer) = search.resolve(&owner, RecordType::TXT, Asked::Resolver).await else {
             return Sights::default();
@@ -109,5 +111,29 @@ impl Search {
             at = at.base_name();
         }
         CaaSet::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::diagnosis::{Facts, FindingCode, judge};
+    use crate::model::walk::Sight;
+
+    #[tokio::test]
+    async fn who_finds_no_place_in_time_is_told_so() {
+        let mut authoritative = Authoritative::new(&["127.0.0.1:9".parse().unwrap()], true, true).unwrap();
+        authoritative.place_within = Duration::ZERO;
+        let mut places = Vec::new();
+        for _ in 0..32 {
+            places.push(authoritative.place().await.expect("a place is free"));
+        }
+        let walk = authoritative.walk("_acme-challenge.shop.example.com.", None).await;
+        assert!(matches!(walk.sight(&["v".to_owned()]), Sight::NotAt(why) if why.contains("too many")), "{walk:?}");
+        let sights = authoritative.examine("shop.example.com", Duration::from_secs(1)).await;
+        let codes: Vec<FindingCode> = judge(&Facts::default(), &sights).iter().map(|finding| finding.code).collect();
+        assert_eq!(codes, [FindingCode::NotLookedAt]);
+        places.pop();
+        assert!(authoritative.place().await.is_some());
     }
 }

@@ -27,6 +27,8 @@ use super::walk::{Hop, ServerAnswer, Walk, WalkEnd};
 pub enum FindingCode {
     /// Nothing is in the way.
     AllWell,
+    /// Nothing was looked at: too many other names were.
+    NotLookedAt,
     /// No server shows any TXT record.
     RecordMissing,
     /// There are TXT records, and none of them has the value.

@@ -96,6 +96,8 @@ pub struct Order {
     pub domain_id: i64,
     pub domain_name: DnsName,
     pub domain_is_deleted: bool,
+    /// Whether its challenge name was an alias of its delegation target when it was last seen.
+    pub domain_is_delegated: bool,
     pub certificate_id: i64,
     pub origin: OrderOrigin,
     pub published_by: PublishedBy,
@@ -134,6 +136,8 @@ pub enum OrderEvent {
         /// Whether the challenge name of the domain itself was an alias of its delegation target; None: it cannot be said.
         is_delegated: Option<bool>,
     },
+    /// The challenge name of the domain is no alias of its delegation target any more: a person has to act.
+    DelegationLost,
     Confirmed,
     Responded,
     /// Every authorization is valid by this order's own proof, or an earlier one of the same domain row.
@@ -184,9 +188,15 @@ impl Order {
                 S::Placed
             }
             (S::Placed, E::Presented) => S::Presented,
-            (S::Presented, E::Seen { at, .. }) if self.seen_at.is_none() => {
+            (S::Presented, E::Seen { at, is_delegated }) if self.seen_at.is_none() => {
                 self.seen_at = Some(*at);
+                self.domain_is_delegated = is_delegated.unwrap_or(self.domain_is_delegated);
                 S::Presented
+            }
+            // Once: it is told when it is noticed.
+            (state, E::DelegationLost) if state.is_open() && self.domain_is_delegated => {
+                self.domain_is_delegated = false;
+                state
             }
             (S::Presented, E::Confirmed) => S::Confirmed,
             (S::Confirmed, E::Responded) => S::Responded,
@@ -238,6 +248,7 @@ mod tests {
             domain_id: 1,
             domain_name: DnsName::parse("shop.example.com", false).unwrap(),
             domain_is_deleted: false,
+            domain_is_delegated: true,
             origin: OrderOrigin::Challenge,
             published_by: PublishedBy::CUSTOMER,
             delegation_label: "0".repeat(32),
@@ -290,6 +301,7 @@ mod tests {
             OrderEvent::Placed { placement, authorizations: vec![authorization()] },
             OrderEvent::Presented,
             OrderEvent::Seen { at: AT, is_delegated: None },
+            OrderEvent::DelegationLost,
             OrderEvent::Confirmed,
             OrderEvent::Responded,
             OrderEvent::Authorized { at: AT },
@@ -320,6 +332,7 @@ mod tests {
                     (S::Finalizing, "issued") => Some(S::Issued),
                     (S::Issued | S::Failed | S::Cancelled, "cleaned_up") => Some(state),
                     (S::Issued | S::Failed | S::Cancelled, _) => None,
+                    (_, "delegation_lost") => Some(state),
                     (_, "gave_up") => Some(S::Failed),
                     (_, "cancelled") => Some(S::Cancelled),
                     _ => None,
@@ -340,6 +353,14 @@ mod tests {
         let seen = order(OrderState::Presented).apply(&OrderEvent::Seen { at: AT, is_delegated: None }).unwrap();
         assert_eq!(seen.seen_at, Some(AT));
         assert!(seen.apply(&OrderEvent::Seen { at: AT, is_delegated: None }).is_err());
+    }
+
+    #[test]
+    fn a_delegation_is_lost_once_and_found_again_where_the_record_is_seen_through_it() {
+        let lost = order(OrderState::Presented).apply(&OrderEvent::DelegationLost).unwrap();
+        assert!(!lost.domain_is_delegated && lost.clone().apply(&OrderEvent::DelegationLost).is_err());
+        let seen = |is_delegated| lost.clone().apply(&OrderEvent::Seen { at: AT, is_delegated }).unwrap();
+        assert!(seen(Some(true)).domain_is_delegated && !seen(None).domain_is_delegated);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum WalkEnd {
     Loop,
     /// The aliases go on for longer than any resolver follows them.
     TooLong,
+    /// Nothing was asked: too many other names were being looked at.
+    NotBegun,
 }
 
 /// One name, asked of every server of its zone.
@@ -112,8 +114,15 @@ impl Hop {
 }
 
 impl Walk {
+    pub fn not_begun() -> Self {
+        Self { ended: WalkEnd::NotBegun, ..Self::default() }
+    }
+
     /// Servers that do not answer are no veto, as long as others do.
     pub fn sight(&self, expected: &[String]) -> Sight {
+        if self.ended == WalkEnd::NotBegun {
+            return Sight::NotAt("too many other names are being looked at".to_owned());
+        }
         if self.hops.is_empty() {
             return Sight::NobodyAnswers;
         }
@@ -131,7 +140,7 @@ impl Walk {
             }
         }
         match self.ended {
-            WalkEnd::Loop | WalkEnd::TooLong => Sight::NotAt("the aliases lead nowhere".to_owned()),
+            WalkEnd::Loop | WalkEnd::TooLong | WalkEnd::NotBegun => Sight::NotAt("the aliases lead nowhere".to_owned()),
             WalkEnd::Arrived | WalkEnd::Home => Sight::Everywhere,
         }
     }

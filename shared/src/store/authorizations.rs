@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 
 use super::StoreError;
 use crate::model::order::{Authorization, Order};
+use crate::model::presenter::PublishedBy;
 
 /// Those of an order, by name.
 pub async fn of_order(conn: &mut PgConnection, order_id: i64) -> Result<Vec<Authorization>, StoreError> {
@@ -86,7 +87,7 @@ pub async fn was_anothers(conn: &mut PgConnection, url: &str, domain_id: i64) ->
     Ok(was)
 }
 
-/// The TXT values that other open orders need at the record of an identifier, where we publish them.
+/// The TXT values that other open orders need at the record of an identifier, where presenters publish them.
 pub async fn values_of_others(
     conn: &mut PgConnection,
     identifier: &str,
@@ -95,11 +96,35 @@ pub async fn values_of_others(
     let values = sqlx::query_scalar!(
         "SELECT DISTINCT a.txt_value FROM authorizations a JOIN orders o ON o.id = a.order_id
          WHERE a.identifier = $1 AND o.id <> $2 AND o.state NOT IN ('issued', 'failed', 'cancelled')
-           AND o.presenter <> 'manual'",
+           AND o.presenter NOT IN ('manual', 'delegated')",
         identifier,
         order_id
     )
     .fetch_all(conn)
     .await?;
     Ok(values)
+}
+
+/// Who wrote this value at the record of an identifier, for this order and for others of its domain: where two orders
+/// share a value, each with settings of its own, the last one to end removes it everywhere.
+pub async fn written_by(
+    conn: &mut PgConnection,
+    order: &Order,
+    identifier: &str,
+    txt_value: &str,
+) -> Result<Vec<PublishedBy>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT DISTINCT o.presenter, o.presenter_config_id FROM authorizations a JOIN orders o ON o.id = a.order_id
+         WHERE a.identifier = $1 AND a.txt_value = $2 AND o.domain_id = $3 AND o.presenter NOT IN ('manual', 'delegated')",
+        identifier,
+        txt_value,
+        order.domain_id
+    )
+    .fetch_all(conn)
+    .await?;
+    let parsed = rows.into_iter().map(|row| {
+        let presenter = row.presenter.parse().map_err(|_| StoreError::Corrupt { column: "orders.presenter" })?;
+        Ok(PublishedBy { presenter, config_id: row.presenter_config_id })
+    });
+    parsed.collect()
 }

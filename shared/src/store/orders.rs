@@ -63,7 +63,7 @@ pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, Sto
     let Some(row) = sqlx::query!(
         "SELECT o.id, o.public_id, o.domain_id, o.certificate_id, o.origin, o.presenter, o.presenter_config_id, o.state, o.revision, o.directory, o.acme_url, o.place_by,
                 o.placed_at, o.deadline_at, o.seen_at, o.updated_at, o.ended_at, o.cleaned_up_at, o.problem,
-                d.name AS domain_name, d.deleted_at, d.delegation_label, c.algorithm, c.name, c.common_name, c.alternate_names
+                d.name AS domain_name, d.deleted_at, d.delegation_label, d.delegated_at, c.algorithm, c.name, c.common_name, c.alternate_names
          FROM orders o JOIN domains d ON d.id = o.domain_id JOIN certificates c ON c.id = o.certificate_id
          WHERE o.id = $1",
         id
@@ -92,6 +92,7 @@ pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, Sto
         ),
         domain_name: DnsName::from_stored(row.domain_name),
         domain_is_deleted: row.deleted_at.is_some(),
+        domain_is_delegated: row.delegated_at.is_some(),
         certificate_id: row.certificate_id,
         origin: row.origin.parse().map_err(|_| StoreError::Corrupt { column: "orders.origin" })?,
         published_by: PublishedBy {
@@ -122,7 +123,12 @@ pub async fn record(
     actor: &str,
 ) -> Result<bool, StoreError> {
     let to_status = domain_status_after(after, event);
-    if to_status.is_some() || matches!(event, OrderEvent::Seen { is_delegated: Some(_), .. }) {
+    let is_delegated = match event {
+        OrderEvent::Seen { is_delegated, .. } => *is_delegated,
+        OrderEvent::DelegationLost => Some(false),
+        _ => None,
+    };
+    if to_status.is_some() || is_delegated.is_some() {
         domains::lock_by_key(conn, after.domain_id).await?;
     }
     let problem = after.problem.as_ref().map(to_json);
@@ -153,10 +159,6 @@ pub async fn record(
             authorizations::insert(conn, after).await?;
             true
         }
-        OrderEvent::Seen { is_delegated: Some(is_delegated), .. } => {
-            domains::mark_delegated(conn, after.domain_id, *is_delegated).await?;
-            true
-        }
         OrderEvent::Authorized { at } => {
             authorizations::mark_proved(conn, after.id, *at).await?;
             true
@@ -171,6 +173,9 @@ pub async fn record(
         }
         _ => true,
     };
+    if let Some(is_delegated) = is_delegated {
+        domains::mark_delegated(conn, after.domain_id, is_delegated).await?;
+    }
     if !first_of_its_kind {
         // The order has not changed, its certificate has: no step can mend that.
         return Err(StoreError::Corrupt { column: "certificates.state" });

@@ -30,6 +30,8 @@ pub struct ToTry {
     pub secret: Option<Secret>,
     /// The domain at whose challenge name it is tried.
     pub domain: String,
+    /// False: only what a trial wrote is to be removed.
+    pub is_wanted: bool,
 }
 
 /// In place of the scope's proposal before, whose trial is no longer of interest; enqueues the trial.
@@ -63,7 +65,7 @@ pub async fn propose(
         stored,
         secret.as_ref().and_then(AtRest::plain),
         secret.as_ref().and_then(AtRest::sealed),
-        Lane::Housekeeping as i16,
+        Lane::Deliveries as i16,
         request_id
     )
     .execute(&mut *conn)
@@ -72,15 +74,37 @@ pub async fn propose(
     Ok(())
 }
 
-/// Forgets a scope's proposal, and its job. False when there is none.
+/// Takes a scope's proposal back, with its job; one whose trial has begun stays until what that wrote is removed. False
+/// when there is none.
 pub async fn withdraw(conn: &mut PgConnection, scope: Scope) -> Result<bool, StoreError> {
     presenter_configs::lock_account(conn, scope.account_id).await?;
-    let withdrawn = sqlx::query!(
-        "DELETE FROM presenter_proposals WHERE account_id = $1 AND domain_id IS NOT DISTINCT FROM $2",
+    let found = sqlx::query_scalar!(
+        "SELECT id FROM presenter_proposals
+         WHERE account_id = $1 AND domain_id IS NOT DISTINCT FROM $2 AND withdrawn_at IS NULL FOR UPDATE",
         scope.account_id,
         scope.domain_id
     );
-    Ok(withdrawn.execute(conn).await?.rows_affected() > 0)
+    let Some(id) = found.fetch_optional(&mut *conn).await? else { return Ok(false) };
+    // Locked, so that nobody claims it meanwhile.
+    let begun =
+        sqlx::query_scalar!(r#"SELECT lease > 0 AS "has_begun!" FROM jobs WHERE proposal_id = $1 FOR UPDATE"#, id);
+    if begun.fetch_optional(&mut *conn).await? != Some(true) {
+        forget(conn, id).await?;
+        return Ok(true);
+    }
+    sqlx::query!(
+        "UPDATE presenter_proposals SET withdrawn_at = now(), refused_at = now(), refused_because = 'withdrawn' WHERE id = $1",
+        id
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "UPDATE jobs SET woken = true, due_at = CASE WHEN leased_by IS NULL THEN now() ELSE due_at END WHERE proposal_id = $1",
+        id
+    )
+    .execute(conn)
+    .await?;
+    Ok(true)
 }
 
 pub async fn find(conn: &mut PgConnection, scope: Scope) -> Result<Option<Proposal>, StoreError> {
@@ -88,19 +112,21 @@ pub async fn find(conn: &mut PgConnection, scope: Scope) -> Result<Option<Propos
         Proposal,
         r#"SELECT settings, num_nonnulls(secret, secret_sealed) > 0 AS "has_secret!", proposed_at, refused_at,
                refused_because
-           FROM presenter_proposals WHERE account_id = $1 AND domain_id IS NOT DISTINCT FROM $2"#,
+           FROM presenter_proposals
+           WHERE account_id = $1 AND domain_id IS NOT DISTINCT FROM $2 AND withdrawn_at IS NULL"#,
         scope.account_id,
         scope.domain_id
     );
     Ok(proposal.fetch_optional(conn).await?)
 }
 
-/// None when it is withdrawn or refused, or its domain deleted.
+/// None when nothing is to be done about it.
 pub async fn load(conn: &mut PgConnection, ring: &KeyRing, id: i64) -> Result<Option<ToTry>, StoreError> {
     let row = sqlx::query!(
-        "SELECT p.id, p.account_id, p.domain_id, p.settings, p.secret, p.secret_sealed, d.name
-         FROM presenter_proposals p JOIN domains d ON d.id = p.trial_domain_id
-         WHERE p.id = $1 AND p.refused_at IS NULL AND d.deleted_at IS NULL",
+        r#"SELECT p.id, p.account_id, p.domain_id, p.settings, p.secret, p.secret_sealed, d.name,
+               p.withdrawn_at IS NULL AND d.deleted_at IS NULL AS "is_wanted!"
+           FROM presenter_proposals p JOIN domains d ON d.id = p.trial_domain_id
+           WHERE p.id = $1 AND (p.refused_at IS NULL OR p.withdrawn_at IS NOT NULL)"#,
         id
     )
     .fetch_optional(conn)
@@ -114,22 +140,31 @@ pub async fn load(conn: &mut PgConnection, ring: &KeyRing, id: i64) -> Result<Op
                 .map_err(|_| StoreError::Corrupt { column: "presenter_proposals.settings" })?,
             secret: secret.map(|secret| ring.open(Place::ProposalSecret(id), &secret)).transpose()?,
             domain: row.name,
+            is_wanted: row.is_wanted,
         })
     })
     .transpose()
 }
 
-/// Locks it, before its job's outcome is written. False when it is withdrawn.
-pub async fn lock(conn: &mut PgConnection, proposal: &ToTry) -> Result<bool, StoreError> {
+/// Locks it, before its job's outcome is written: whether it is still wanted. None when it is gone.
+pub async fn lock(conn: &mut PgConnection, proposal: &ToTry) -> Result<Option<bool>, StoreError> {
     presenter_configs::lock_account(conn, proposal.scope.account_id).await?;
-    let locked = sqlx::query!("SELECT id FROM presenter_proposals WHERE id = $1 FOR UPDATE", proposal.id);
-    Ok(locked.fetch_optional(conn).await?.is_some())
+    let is_wanted = sqlx::query_scalar!(
+        r#"SELECT withdrawn_at IS NULL AS "is_wanted!" FROM presenter_proposals WHERE id = $1 FOR UPDATE"#,
+        proposal.id
+    );
+    Ok(is_wanted.fetch_optional(conn).await?.map(|is_wanted| is_wanted && proposal.is_wanted))
 }
 
 /// The trial succeeded: in force from now on, and no proposal any more. Its job has ended.
 pub async fn accept(conn: &mut PgConnection, ring: &KeyRing, proposal: &ToTry) -> Result<(), StoreError> {
     let ToTry { id, scope, settings, secret, .. } = proposal;
     presenter_configs::replace(conn, ring, *scope, settings, secret.as_ref()).await?;
+    forget(conn, *id).await
+}
+
+/// Nothing of it is left to do.
+pub async fn forget(conn: &mut PgConnection, id: i64) -> Result<(), StoreError> {
     sqlx::query!("DELETE FROM presenter_proposals WHERE id = $1", id).execute(conn).await?;
     Ok(())
 }

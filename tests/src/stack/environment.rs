@@ -57,6 +57,11 @@ pub fn is_ci() -> bool {
     given(&["CI"]).get("CI").is_some_and(|value| value == "true")
 }
 
+/// A build of `countersign-dns` to be measured in place of the one beside the tests.
+pub fn responder() -> Option<PathBuf> {
+    given(&["RESPONDER"]).remove("RESPONDER").map(PathBuf::from)
+}
+
 pub fn program_folders() -> Vec<PathBuf> {
     let path = std::env::vars_os().find(|(name, _)| name == "PATH");
     path.map(|(_, path)| std::env::split_paths(&path).collect()).unwrap_or_default()

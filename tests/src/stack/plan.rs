@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::delegation::{self, RecursorPlan};
 use super::dns::{self, DnsServer};
-use super::environment::Settings;
+use super::environment::{self, Settings};
 use super::pebble::{self, Pebble};
 use super::postgres::{self, Postgres};
 use super::processes::{Launch, Processes};
@@ -198,12 +198,12 @@ impl Plan {
 
     fn launch(&self, name: &str) -> Result<Launch> {
         let replica = &self.replicas[name];
-        let binary = match replica.role {
-            Role::Api => "countersign-api",
-            Role::Worker => "countersign-worker",
-            Role::Responder => "countersign-dns",
+        let program = match replica.role {
+            Role::Api => checkout::binary("countersign-api")?,
+            Role::Worker => checkout::binary("countersign-worker")?,
+            Role::Responder => environment::responder().map_or_else(|| checkout::binary("countersign-dns"), Ok)?,
         };
-        let mut launch = Launch::new(name, checkout::binary(binary)?)
+        let mut launch = Launch::new(name, program)
             .env("DATABASE_URL", self.database_url())
             .env("LOG_LEVEL", "info")
             .env("LOG_FORMAT", "json")

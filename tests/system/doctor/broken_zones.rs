@@ -4,8 +4,9 @@ use std::process::Command;
 
 use countersign_tests::api_client::Domain;
 use countersign_tests::checkout;
+use countersign_tests::dns_software::Software;
+use countersign_tests::name_servers::NameServers;
 use countersign_tests::name_servers::odd::{self, OddServer};
-use countersign_tests::name_servers::{NameServers, Software};
 use countersign_tests::stack::Stack;
 use serde_json::Value;
 

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use countersign_tests::api_client::{Domain, Order};
-use countersign_tests::name_servers::{NameServers, Software};
+use countersign_tests::dns_software::Software;
+use countersign_tests::name_servers::NameServers;
 use countersign_tests::stack::{Stack, StackBuilder};
 
 use crate::facts::{SOON, order_is};

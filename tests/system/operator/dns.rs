@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use countersign_tests::primary::{KEY_NAME, Kind, NameServer, SECRET, Zone};
+use countersign_tests::dns_software::{KEY_NAME, SECRET, Software};
+use countersign_tests::primary::{NameServer, Zone};
 use countersign_tests::receiver::{Manner, Receiver};
 use countersign_tests::stack::Stack;
 use serde_json::{Value, json};
@@ -43,7 +44,7 @@ async fn set(url: &str, domain: &str, server: &str, secret: &Path, more: &[&str]
     ctl(url, &[args, more.to_vec()].concat()).await
 }
 
-async fn a_server_that_takes_updates(kind: Kind) {
+async fn a_server_that_takes_updates(kind: Software) {
     let Some(kind) = kind.if_installed() else {
         return;
     };
@@ -118,13 +119,13 @@ async fn a_server_that_takes_updates(kind: Kind) {
 #[tokio::test]
 #[ignore = "needs bind9: make test-all"]
 async fn bind_takes_updates_and_every_refusal_says_why() {
-    a_server_that_takes_updates(Kind::Bind).await;
+    a_server_that_takes_updates(Software::Bind).await;
 }
 
 #[tokio::test]
 #[ignore = "needs knot: make test-all"]
 async fn knot_takes_updates_and_every_refusal_says_why() {
-    a_server_that_takes_updates(Kind::Knot).await;
+    a_server_that_takes_updates(Software::Knot).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Dynamic updates to BIND and to Knot (RFC 2136): a wildcard and its apex need two values at one name, beside the customer's own.
 
 use countersign_tests::dns_front::DnsFault;
-use countersign_tests::primary::{KEY_NAME, Kind, NameServer, Zone};
+use countersign_tests::dns_software::{KEY_NAME, Software};
+use countersign_tests::primary::{NameServer, Zone};
 use countersign_tests::stack::Stack;
 use countersign_tests::stack::accounts::ctl;
 use serde_json::json;
@@ -14,7 +15,7 @@ const DOMAIN: &str = "shop.example.com";
 const OWNER: &str = "_acme-challenge.shop.example.com.";
 const OWN: &str = "the customer's own";
 
-async fn a_wildcard_and_its_apex(kind: Kind, transport: &str) {
+async fn a_wildcard_and_its_apex(kind: Software, transport: &str) {
     let Some(kind) = kind.if_installed() else {
         return;
     };
@@ -56,18 +57,18 @@ async fn a_wildcard_and_its_apex(kind: Kind, transport: &str) {
     stack.finish().await;
     assert_eq!(server.values(OWNER).await.unwrap(), [OWN], "only what is ours is removed");
     for log in ["worker-1", "api-1"] {
-        assert!(!stack.log(log).contains(countersign_tests::primary::SECRET));
+        assert!(!stack.log(log).contains(countersign_tests::dns_software::SECRET));
     }
 }
 
 #[tokio::test]
 #[ignore = "needs bind9: make test-all"]
 async fn a_wildcard_and_its_apex_by_tcp_at_bind() {
-    a_wildcard_and_its_apex(Kind::Bind, "tcp").await;
+    a_wildcard_and_its_apex(Software::Bind, "tcp").await;
 }
 
 #[tokio::test]
 #[ignore = "needs knot: make test-all"]
 async fn a_wildcard_and_its_apex_by_udp_at_knot() {
-    a_wildcard_and_its_apex(Kind::Knot, "udp").await;
+    a_wildcard_and_its_apex(Software::Knot, "udp").await;
 }

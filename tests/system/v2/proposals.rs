@@ -1,6 +1,7 @@
 //! Who publishes an account's records, by `/v2`: proposed, tried by a worker, in force or refused; and never a secret to be seen.
 
-use countersign_tests::primary::{KEY_NAME, Kind, NameServer, SECRET, Zone};
+use countersign_tests::dns_software::{KEY_NAME, SECRET, Software};
+use countersign_tests::primary::{NameServer, Zone};
 use countersign_tests::receiver::{Manner, Receiver};
 use countersign_tests::stack::{Stack, StackBuilder};
 use reqwest::Method;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use super::{Caller, message};
 use crate::answers::fields;
 use crate::facts::SOON;
+use crate::renewals::automatic::job_runs;
 
 const DOMAIN: &str = "shop.example.com";
 const HIDDEN: &str = "c0untersign-t0ken";
@@ -137,7 +139,104 @@ async fn a_newer_proposal_and_a_deletion_end_the_trial_before() {
     let query = "SELECT count(*) FROM presenter_configs WHERE settings ->> 'url' = $1";
     let stored: i64 = sqlx::query_scalar(query).bind(silent).fetch_one(stack.pool()).await.unwrap();
     assert_eq!(stored, 0);
+    // And each removed what it may have written.
+    assert_eq!(receiver.received("/silent/cleanup").len(), 2);
     assert_eq!(caller.get(&of_domain).await.expect(200), json!({ "data": { "in_force": null, "proposed": null } }));
+    assert_eq!(proposals(&stack).await, 0);
+}
+
+async fn proposals(stack: &Stack) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM presenter_proposals").fetch_one(stack.pool()).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_lost_trial_wrote_is_removed_though_another_proposal_took_its_place() {
+    let receiver = Receiver::start().unwrap();
+    let stack = hooked(&receiver).setting("LEASE_FOR", "2s").start().await;
+    let caller = Caller::new(&stack, "shop", "manual");
+    caller.domain(DOMAIN).await;
+    let of_domain = format!("domains/{DOMAIN}/presenter");
+    receiver.behave("/lost/present", Manner::Hang);
+    receiver.publish_at(stack.dns(), "/good");
+    put(&caller, &of_domain, &json!({ "kind": "webhook", "url": receiver.url("/lost") })).await.expect(202);
+    let written = async || receiver.received("/lost/present").pop();
+    let written = stack.wait_until("the trial is under way", SOON, written).await.json();
+    stack.kill("worker-1");
+    put(&caller, &of_domain, &json!({ "kind": "webhook", "url": receiver.url("/good") })).await.expect(202);
+    stack.restart("worker-1").await;
+    assert_eq!(tried(&caller, &of_domain).await["in_force"]["settings"]["url"], receiver.url("/good"));
+    let removed = async || receiver.received("/lost/cleanup").pop();
+    let removed = stack.wait_until("what the lost trial wrote is removed", SOON, removed).await.json();
+    assert_eq!((&removed["fqdn"], &removed["value"]), (&written["fqdn"], &written["value"]));
+    let forgotten = async || (proposals(&stack).await == 0).then_some(());
+    stack.wait_until("it is forgotten", SOON, forgotten).await;
+    assert_eq!(receiver.received("/lost/present").len(), 1, "it is not tried again");
+}
+
+#[tokio::test]
+async fn what_is_withdrawn_at_the_moment_its_trial_ends_does_not_come_into_force() {
+    let receiver = Receiver::start().unwrap();
+    let stack = hooked(&receiver).start().await;
+    let caller = Caller::new(&stack, "shop", "manual");
+    caller.domain(DOMAIN).await;
+    let of_domain = format!("domains/{DOMAIN}/presenter");
+    receiver.publish_at(stack.dns(), "/good");
+    stack.pause("worker-1");
+    put(&caller, &of_domain, &json!({ "kind": "webhook", "url": receiver.url("/good") })).await.expect(202);
+    // Whoever changes an account's presenters holds its row.
+    let mut change = stack.pool().begin().await.unwrap();
+    let lock = sqlx::query("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE").bind(caller.account.id);
+    lock.execute(&mut *change).await.unwrap();
+    stack.resume("worker-1");
+    let waits = async || {
+        let query =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let waiting: i64 = sqlx::query_scalar(query).fetch_one(stack.pool()).await.unwrap();
+        (waiting > 0 && receiver.received("/good/cleanup").len() == 1).then_some(())
+    };
+    stack.wait_until("the trial has succeeded and waits for the account", SOON, waits).await;
+    let withdraw =
+        "UPDATE presenter_proposals SET withdrawn_at = now(), refused_at = now(), refused_because = 'withdrawn'";
+    sqlx::query(withdraw).execute(&mut *change).await.unwrap();
+    change.commit().await.unwrap();
+    let over = async || (proposals(&stack).await == 0).then_some(());
+    stack.wait_until("the trial is over", SOON, over).await;
+    assert_eq!(caller.get(&of_domain).await.expect(200), json!({ "data": { "in_force": null, "proposed": null } }));
+}
+
+#[tokio::test]
+async fn an_account_with_many_proposals_holds_up_neither_renewals_nor_deliveries_nor_the_trials_of_others() {
+    let receiver = Receiver::start().unwrap();
+    // A quarter of them for trials and deliveries.
+    let stack = hooked(&receiver).setting("WORKER_SLOTS", "16").start().await;
+    let greedy = Caller::new(&stack, "greedy", "manual");
+    receiver.behave("/silent/present", Manner::Hang);
+    receiver.behave("/silent/cleanup", Manner::Hang);
+    receiver.publish_at(stack.dns(), "/good");
+    for number in 0..8 {
+        let domain = format!("shop-{number}.example.com");
+        greedy.domain(&domain).await;
+        let silent = json!({ "kind": "webhook", "url": receiver.url("/silent") });
+        put(&greedy, &format!("domains/{domain}/presenter"), &silent).await.expect(202);
+    }
+    let under_way = async || (receiver.received("/silent/present").len() >= 2).then_some(());
+    stack.wait_until("its trials are under way", SOON, under_way).await;
+    job_runs(&stack).await;
+    let other = Caller::new(&stack, "other", "manual");
+    other.domain(DOMAIN).await;
+    let of_domain = format!("domains/{DOMAIN}/presenter");
+    put(&other, &of_domain, &json!({ "kind": "webhook", "url": receiver.url("/good") })).await.expect(202);
+    assert_eq!(tried(&other, &of_domain).await["in_force"]["settings"]["url"], receiver.url("/good"));
+    // Each is silent for 10 s when it writes and for 10 s when it removes; only then is it another one's turn.
+    let removing = async || (!receiver.received("/silent/cleanup").is_empty()).then_some(());
+    stack.wait_until("the first are given up", SOON, removing).await;
+    assert_eq!(receiver.received("/silent/present").len(), 2);
+    for number in 0..8 {
+        greedy.delete(&format!("domains/shop-{number}.example.com/presenter")).await.expect(204);
+    }
+    receiver.behave("/silent/cleanup", Manner::Answer(200, String::new()));
+    let over = async || (proposals(&stack).await == 0).then_some(());
+    stack.wait_until("no trial is left", 2 * SOON, over).await;
 }
 
 #[tokio::test]
@@ -200,7 +299,7 @@ async fn what_is_wrong_is_said_by_field_and_our_own_network_is_out_of_bounds() {
 #[tokio::test]
 #[ignore = "needs knot: make test-all"]
 async fn a_server_that_takes_updates_is_tried_there() {
-    let Some(kind) = Kind::Knot.if_installed() else {
+    let Some(kind) = Software::Knot.if_installed() else {
         return;
     };
     let server =

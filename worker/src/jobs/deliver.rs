@@ -13,14 +13,13 @@ use countersign_shared::store::{PgPool, StoreError, in_time};
 use countersign_shared::telemetry::chain;
 use time::format_description::well_known::Rfc3339;
 
+use super::crowded_out;
 use crate::advance::Advance;
 use crate::queue::Lease;
 use crate::steps::Tools;
 
 /// Pause between tries to store what came of an attempt while the database is away.
 const STORE_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// Where a webhook or its account is busy with others: from here to three times as long.
-const COME_BACK_AFTER: Duration = Duration::from_secs(2);
 
 /// What is to be written at the end.
 enum Ending {
@@ -73,7 +72,6 @@ pub async fn run(advance: &Advance, lease: &Lease, delivery_id: i64) {
 }
 
 async fn attempt(tools: &Tools, lease: &Lease, delivery_id: i64) -> Ending {
-    let webhooks = &tools.webhooks;
     let loaded = in_time(async {
         let mut conn = tools.pool.acquire().await?;
         deliveries::load(&mut conn, &tools.ring, delivery_id).await
@@ -99,11 +97,10 @@ async fn attempt(tools: &Tools, lease: &Lease, delivery_id: i64) -> Ending {
     if delivery.is_late && lease.job.attempts > 0 {
         return Ending::GivenUp("not acknowledged within 2 hours");
     }
-    let Some(_place) = webhooks.place(&delivery) else {
-        let pause = COME_BACK_AFTER.mul_f64(1.0 + 2.0 * rand::random::<f64>());
-        return Ending::Job(Outcome::Wait { until: lease.now() + pause, saw: None });
+    let Some(_place) = tools.places.of_webhook(delivery.account_id, delivery.webhook_id) else {
+        return Ending::Job(crowded_out(lease));
     };
-    let sent = webhooks.send(&delivery, lease.now()).await;
+    let sent = tools.webhooks.send(&delivery, lease.now()).await;
     let number = lease.job.attempts + 1;
     let again_after = pause_after(number, rand::random());
     let attempt = Attempt {

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use countersign_shared::model::challenge::challenge_owner;
-use countersign_shared::model::order::{Order, OrderEvent, OrderState};
+use countersign_shared::model::order::{Authorization, Order, OrderEvent, OrderState};
+use countersign_shared::model::presenter::PublishedBy;
 use countersign_shared::store::{StoreError, authorizations, in_time};
 use countersign_shared::telemetry::chain;
 
@@ -47,18 +48,29 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
 /// Returns a finding when a record could not be removed, after some tries.
 async fn remove_records(step: &Step<'_>) -> Result<Option<String>, StepError> {
     let removed = async {
-        let publisher = step.publisher().await?;
+        let publisher = step.publisher(step.order.published_by).await?;
         if matches!(publisher, Publisher::Nobody) {
             return Ok(());
         }
         for authorization in &step.order.authorizations {
-            let owner = challenge_owner(&authorization.identifier);
-            if step.leads_to_us(&owner).await {
+            let (owner, value) = (challenge_owner(&authorization.identifier), &authorization.txt_value);
+            if step.leads_to_us(&owner).await == Some(true) {
                 continue;
             }
             let others = values_of_others(step, &authorization.identifier).await?;
-            let removed = publisher.remove(&owner, &authorization.txt_value, &others).await;
-            removed.map_err(|error| step.not_presented(&error))?;
+            // Left to the last order that needs it, which removes it wherever it was written.
+            if others.contains(value) {
+                continue;
+            }
+            let mut removed = Ok(());
+            for published_by in written_by(step, authorization).await? {
+                let by_this = async {
+                    let writer = step.publisher(published_by).await?;
+                    writer.remove(&owner, value, &others).await.map_err(|error| step.not_presented(&error))
+                };
+                removed = removed.and(by_this.await);
+            }
+            removed?;
             // Of orders that were placed in between.
             for value in values_of_others(step, &authorization.identifier).await? {
                 if !others.contains(&value) {
@@ -81,6 +93,15 @@ async fn values_of_others(step: &Step<'_>, identifier: &str) -> Result<Vec<Strin
     in_time(async {
         let mut conn = step.tools.pool.acquire().await?;
         authorizations::values_of_others(&mut conn, identifier, step.order.id).await
+    })
+    .await
+}
+
+async fn written_by(step: &Step<'_>, authorization: &Authorization) -> Result<Vec<PublishedBy>, StoreError> {
+    let Authorization { identifier, txt_value, .. } = authorization;
+    in_time(async {
+        let mut conn = step.tools.pool.acquire().await?;
+        authorizations::written_by(&mut conn, step.order, identifier, txt_value).await
     })
     .await
 }

@@ -53,6 +53,10 @@ async fn await_record(step: &Step<'_>) -> StepResult {
         LookupResult::LookupFailed if began_at >= placement.deadline_at + step.tools.confirm_grace => {
             Ok(step.give_up(step.problem(ProblemCode::DnsLookupFailed).because(&observation.detail)))
         }
+        // The customer is told what to do while there is time.
+        LookupResult::Absent | LookupResult::OtherValue if step.has_lost_delegation().await => {
+            Ok(StepOutcome::Advance(OrderEvent::DelegationLost))
+        }
         _ => {
             let interval = step.tools.poll_interval;
             // A record that nobody has to set is there at once, or when all name servers have it.

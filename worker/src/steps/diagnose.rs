@@ -14,11 +14,15 @@ const LOOKS_FOR: Duration = Duration::from_secs(12);
 /// With all that comes around it.
 const WITHIN: Duration = Duration::from_secs(15);
 
-/// The same outcome, with findings where the customer's DNS may be the reason for a failure.
+/// The same outcome, with findings where the customer's DNS may be the reason for a failure. Where the domain is not
+/// delegated any more that is noticed first, and the step comes to the same end again.
 pub(super) async fn explain(step: &Step<'_>, mut outcome: StepOutcome) -> StepResult {
     if let StepOutcome::Advance(OrderEvent::GaveUp { problem, .. }) = &mut outcome
         && problem.code.is_about_dns()
     {
+        if step.has_lost_delegation().await {
+            return Ok(StepOutcome::Advance(OrderEvent::DelegationLost));
+        }
         let findings = async {
             let registration = in_time(async {
                 let mut conn = step.tools.pool.acquire().await?;

@@ -11,6 +11,10 @@ use super::{Facts, Finding, RecordToSet, Sights};
 
 /// All findings, the worst first; never none.
 pub fn judge(facts: &Facts, sights: &Sights) -> Vec<Finding> {
+    if sights.walk.ended == WalkEnd::NotBegun {
+        let text = "too many other names are being looked at: ask again in a moment";
+        return vec![Finding::new(C::NotLookedAt, Warning, text)];
+    }
     let case = Case { facts, sights };
     let mut findings = Vec::new();
     if let Some(missing) = case.missing_domain() {

@@ -78,6 +78,7 @@ fn table() -> Vec<Case> {
         ("well at home", facts(), led(TARGET, &["c=values:want"]), vec!["all_well"], None),
         ("well at another's", facts(), led("other.example.", &["c=values:want"]), vec!["all_well"], None),
         ("well, through the resolver", facts(), resolver_only("resolver=values:want"), vec!["all_well"], None),
+        ("crowded out", facts(), Sights { walk: Walk::not_begun(), ..Sights::default() }, vec!["not_looked_at"], None),
         ("missing", facts(), sights(&["a=name_not_found", "b=name_not_found"]), vec!["record_missing"], txt),
         ("missing, resolver only", facts(), resolver_only("resolver=no_record"), vec!["record_missing"], txt),
         ("missing at home", facts(), led(TARGET, &["c=name_not_found"]), vec!["record_missing"], None),

@@ -15,7 +15,7 @@ use crate::model::problem::OrderProblem;
 pub struct PendingOrder {
     pub public_id: PublicId,
     pub txt_value: String,
-    /// Whether we publish it ourselves.
+    /// Whether we publish it ourselves, and nobody has to set anything.
     pub is_automatic: bool,
     pub deadline_at: OffsetDateTime,
     /// When the value was first seen.
@@ -28,9 +28,10 @@ pub struct PendingOrder {
 /// The placed open order of each domain, by the domain's internal key.
 pub async fn pending(conn: &mut PgConnection, domain_ids: &[i64]) -> Result<HashMap<i64, PendingOrder>, StoreError> {
     let rows = sqlx::query!(
-        r#"SELECT o.domain_id AS "domain_id!", o.public_id AS "public_id!", a.txt_value AS "txt_value!", o.presenter <> 'manual' AS "is_automatic!", o.deadline_at AS "deadline_at!", o.seen_at, j.last_result AS "last_result?",
+        r#"SELECT o.domain_id AS "domain_id!", o.public_id AS "public_id!", a.txt_value AS "txt_value!", o.presenter <> 'manual' AND (o.presenter <> 'delegated' OR d.delegated_at IS NOT NULL) AS "is_automatic!", o.deadline_at AS "deadline_at!", o.seen_at, j.last_result AS "last_result?",
                CASE WHEN j.leased_by IS NULL THEN greatest(j.due_at, now()) ELSE now() END AS "next_check_at!"
-           FROM orders o JOIN authorizations a ON a.order_id = o.id LEFT JOIN jobs j ON j.order_id = o.id
+           FROM orders o JOIN domains d ON d.id = o.domain_id JOIN authorizations a ON a.order_id = o.id
+               LEFT JOIN jobs j ON j.order_id = o.id
            WHERE o.domain_id = ANY($1) AND o.origin = 'challenge' AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL"#,
         domain_ids
     )
