@@ -24,6 +24,7 @@ use countersign_shared::config::{self, secret};
 use countersign_shared::doctor::Doctor;
 use countersign_shared::model::identifier::SUFFIX_LIST;
 use countersign_shared::store::{PgPool, notifications, orders};
+use countersign_shared::telemetry::{Telemetry, metrics};
 use countersign_shared::{lifecycle as process, ops as health, serve, telemetry};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
@@ -52,9 +53,10 @@ async fn run() -> anyhow::Result<()> {
         print!("{}", openapi::document());
         return Ok(());
     }
-    telemetry::start(&settings.log).context("LOG_LEVEL cannot be understood")?;
+    let telemetry = Telemetry::start("countersign-api", &settings.log, &settings.collector)?;
 
     let pool = settings.database.pool()?;
+    metrics::observe_pool(&pool);
     let ring = settings.keys.ring()?.withholding_account_key();
     let auth_token = secret("AUTH_TOKEN", settings.auth_token.as_ref(), settings.auth_token_file.as_deref())?;
     if auth_token.is_none() {
@@ -69,7 +71,9 @@ async fn run() -> anyhow::Result<()> {
     let (orders_moved, _) = broadcast::channel(1024);
     tasks.spawn(notifications::forward(pool.clone(), notifications::ORDERS, orders_moved.clone(), stop.clone()));
     let started = health::Started::default();
-    let operators = health::router(pool.clone(), started.clone()).merge(ops::router(pool.clone(), admin_token));
+    tasks.spawn(health::watch(pool.clone(), started.clone(), stop.clone()));
+    let operators = health::router(pool.clone(), started.clone(), telemetry.exposition());
+    let operators = operators.merge(ops::router(pool.clone(), admin_token));
     let grace = settings.shutdown_grace;
     tasks.spawn(serve::serve(admin_listener, operators, health::MAX_CONNECTIONS, stop.clone(), grace));
 
@@ -114,6 +118,7 @@ async fn run() -> anyhow::Result<()> {
     });
     let router = routes::public(&settings.public_apis, app, auth_token, v2, Places::new(settings.max_requests.into()));
     serve::serve(listener, router, settings.max_connections.into(), stop, settings.shutdown_grace).await;
+    telemetry.finish().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -6,6 +6,7 @@ use countersign_shared::store::jobs::{self, Outcome};
 use countersign_shared::store::presenter_proposals::{self, ToTry};
 use countersign_shared::store::{StoreError, in_time};
 use countersign_shared::telemetry::chain;
+use countersign_shared::telemetry::labels::JobOutcome;
 
 use super::failed;
 use crate::advance::Advance;
@@ -51,6 +52,7 @@ async fn try_and_store(tools: &Tools, lease: &Lease, proposal_id: i64) -> Result
         try_out(tools, &proposal).await
     };
     if in_time(store(tools, lease, &proposal, tried.as_ref().err())).await? {
+        lease.count(JobOutcome::Done);
         let account_id = proposal.scope.account_id;
         match tried {
             Ok(()) => tracing::info!(account.id = account_id, domain.name = proposal.domain, "presenter accepted"),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use countersign_shared::config::{AdminArgs, DatabaseArgs, DelegationArgs, ListenAddr, LogArgs};
+use countersign_shared::config::{AdminArgs, CollectorArgs, DatabaseArgs, DelegationArgs, ListenAddr, LogArgs};
 
 /// The name server of Countersign: answers for the zone that challenges are delegated to, and for nothing else.
 #[derive(Parser)]
@@ -45,6 +45,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub log: LogArgs,
+
+    #[command(flatten)]
+    pub collector: CollectorArgs,
 }
 
 fn parse_address(text: &str) -> Result<(String, IpAddr), &'static str> {
