@@ -23,6 +23,7 @@ mod retry;
 mod reuse;
 mod scheduled;
 mod secrets;
+mod telemetry;
 mod webhooks;
 
 mod acme_account;
