@@ -24,6 +24,7 @@ use countersign_shared::config::{self, secret};
 use countersign_shared::doctor::Doctor;
 use countersign_shared::model::identifier::SUFFIX_LIST;
 use countersign_shared::store::{PgPool, notifications, orders};
+use countersign_shared::telemetry::{Telemetry, metrics};
 use countersign_shared::{lifecycle as process, ops as health, serve, telemetry};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
@@ -52,10 +53,11 @@ async fn run() -> anyhow::Result<()> {
         print!("{}", openapi::document());
         return Ok(());
     }
-    telemetry::start(&settings.log).context("LOG_LEVEL cannot be understood")?;
+    let telemetry = Telemetry::start("countersign-api", &settings.log, &settings.collector)?;
 
     let pool = settings.database.pool()?;
     let listening = settings.database.listening(&pool)?;
+    metrics::observe_pool(&pool);
     let ring = settings.keys.ring()?.withholding_account_key();
     let auth_token = secret("AUTH_TOKEN", settings.auth_token.as_ref(), settings.auth_token_file.as_deref())?;
     if auth_token.is_none() {
@@ -70,7 +72,8 @@ async fn run() -> anyhow::Result<()> {
     let (delay, grace) = (settings.shutdown_delay, settings.shutdown_grace);
     tasks.spawn(process::stop_later(leaving.clone(), delay, stop.clone()));
     let started = health::Started::default();
-    let operators = health::router(pool.clone(), started.clone(), leaving.clone());
+    tasks.spawn(health::watch(pool.clone(), started.clone(), leaving.clone()));
+    let operators = health::router(pool.clone(), started.clone(), leaving.clone(), telemetry.exposition());
     let operators = operators.merge(ops::router(pool.clone(), admin_token));
     let until = serve::Until { leaving: leaving.clone(), stop: stop.clone(), grace };
     tasks.spawn(serve::serve(admin_listener, operators, health::MAX_CONNECTIONS, until.clone()));
@@ -118,6 +121,7 @@ async fn run() -> anyhow::Result<()> {
     });
     let router = routes::public(&settings.public_apis, app, auth_token, v2, Places::new(settings.max_requests.into()));
     serve::serve(listener, router, settings.max_connections.into(), until).await;
+    telemetry.finish().await;
     tracing::info!("stopped");
     Ok(())
 }

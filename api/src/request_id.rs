@@ -9,9 +9,12 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use countersign_shared::model::ids::hex;
+use countersign_shared::store::jobs::Cause;
+use countersign_shared::telemetry::{metrics, spans};
 use tracing::Instrument as _;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// 1–128 characters of `A–Z a–z 0–9 . _ -`, taken from the request or made here.
 #[derive(Clone, Debug)]
@@ -20,6 +23,11 @@ pub(crate) struct RequestId(String);
 impl RequestId {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// For the jobs that the request enqueues or wakes.
+    pub(crate) fn cause(&self) -> Cause<'_> {
+        spans::cause(&self.0)
     }
 
     fn of(request: &Request) -> Self {
@@ -40,18 +48,28 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
     }
 }
 
-/// Gives the request its id, and writes its one line of log.
+/// Gives the request its id and its span, writes its one line of log, and counts it.
 pub(crate) async fn assign_and_log(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
+    let traceparent = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
     request.extensions_mut().insert(id.clone());
 
     let span = tracing::info_span!("request", request.id = id.as_str());
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let asked = spans::Asked {
+        method: method.as_str(),
+        route: &route,
+        request_id: id.as_str(),
+        traceparent: traceparent.as_deref(),
+    };
+    let answer = next.run(request).instrument(span.clone());
+    let mut response = spans::request(&asked, answer, |response: &Response| response.status().as_u16()).await;
 
-    let duration_ms = started.elapsed().as_millis() as u64;
+    let took = started.elapsed();
+    metrics::http_request(method.as_str(), &route, response.status().as_u16(), took);
+    let duration_ms = took.as_millis() as u64;
     span.in_scope(|| {
         tracing::info!(%method, route, status = response.status().as_u16(), duration_ms, "answered");
     });

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use countersign_shared::config::{
-    AdminArgs, CaaArgs, DatabaseArgs, DelegationArgs, DnsArgs, KeyRingArgs, ListenAddr, LogArgs, Secret, WebhookArgs,
-    bounded_duration, parse_shutdown_delay,
+    AdminArgs, CaaArgs, CollectorArgs, DatabaseArgs, DelegationArgs, DnsArgs, KeyRingArgs, ListenAddr, LogArgs, Secret,
+    WebhookArgs, bounded_duration, parse_shutdown_delay,
 };
 
 /// The HTTP API of Countersign: registers domains, verifies them, and orders certificates that workers issue.
@@ -96,6 +96,9 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) log: LogArgs,
+
+    #[command(flatten)]
+    pub(crate) collector: CollectorArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

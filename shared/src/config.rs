@@ -3,6 +3,8 @@
 //! Every setting is a flag and an environment variable; secrets also come as `…_FILE`. Nothing else in the product
 //! reads the environment.
 
+mod collector;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,6 +22,8 @@ use crate::model::delegation::ChallengeZone;
 pub use crate::model::secret::Secret;
 use crate::sealed::{KeyRing, KeyRingError};
 use crate::store::{self, PgPool};
+
+pub use collector::{Collector, CollectorArgs};
 
 #[derive(Debug, Error)]
 pub enum ConfigError {

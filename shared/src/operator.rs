@@ -12,6 +12,7 @@ use crate::model::problem::{OrderProblem, ProblemCode};
 use crate::store::jobs::{self, Lane, overview};
 use crate::store::orders::{self, NewOrder};
 use crate::store::{PgConnection, StoreError, certificates, domains, presenter_configs};
+use crate::telemetry::{metrics, spans};
 
 /// Who is named in an order's timeline.
 const ACTOR: &str = "operator";
@@ -70,13 +71,13 @@ pub async fn retry_order(
         return Ok(Deed::NotFound);
     };
     if order.state.is_open() {
-        jobs::wake(conn, order.id, request_id).await?;
+        jobs::wake(conn, order.id, &spans::cause(request_id)).await?;
         return Ok(Deed::Due);
     }
     // Whatever else is refused: what is left of the old order must not stay so.
     let cleans_up = order.cleaned_up_at.is_none();
     if cleans_up {
-        jobs::wake(conn, order.id, request_id).await?;
+        jobs::wake(conn, order.id, &spans::cause(request_id)).await?;
     }
     let in_vain = |reason: &str| {
         let reason = reason.to_owned();
@@ -113,7 +114,7 @@ pub async fn retry_order(
     };
     let new_order = orders::insert(conn, &new_order).await?;
     // Not in the lane of those who wait: nobody does, and there may be thousands.
-    jobs::enqueue(conn, new_order, Lane::Orders, request_id).await?;
+    jobs::enqueue(conn, new_order, Lane::Orders, &spans::cause(request_id)).await?;
     Ok(Deed::NewOrder { new_order_id: new.order.to_string() })
 }
 
@@ -146,7 +147,9 @@ pub async fn cancel(
     if !orders::record(conn, &after, &event, actor).await? {
         return Err(corrupt);
     }
-    jobs::wake(conn, after.id, request_id).await
+    // Before the caller's commit: one that fails has counted an end too many.
+    metrics::order_moved(&after, &event);
+    jobs::wake(conn, after.id, &spans::cause(request_id)).await
 }
 
 /// Makes one job due now, parked or not.

@@ -1,4 +1,4 @@
-//! The operators' listener that every process has: is it alive, is it ready. Never on the public listener.
+//! The operators' listener that every process has: is it alive, is it ready, and its metrics. Never on the public listener.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -14,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::serve::{self, Until};
 use crate::store::PgPool;
-use crate::store::schema;
-use crate::telemetry::chain;
+use crate::store::schema::{self, SchemaError};
+use crate::telemetry::{Exposition, chain, metrics};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Operators, their scripts, and probes.
 pub const MAX_CONNECTIONS: usize = 256;
+/// How old `countersign.ready` becomes.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Set once the process has started: before that it is alive, but not ready.
 #[derive(Clone, Default)]
@@ -42,12 +45,14 @@ struct Probed {
     leaving: CancellationToken,
 }
 
-/// `GET /healthz` (the process answers) and `GET /readyz` (it has started, is not `leaving`, and the database answers
-/// and has the right schema).
-pub fn router(pool: PgPool, started: Started, leaving: CancellationToken) -> Router {
+/// `GET /healthz` (the process answers), `GET /readyz` (it has started, is not `leaving`, and the database answers and has the right
+/// schema) and `GET /metrics`, which asks nobody. All without a token: they say nothing of customers.
+pub fn router(pool: PgPool, started: Started, leaving: CancellationToken, exposition: Exposition) -> Router {
+    let text = [(CONTENT_TYPE, Exposition::CONTENT_TYPE)];
     Router::new()
         .route("/healthz", get(async || Json(json!({ "status": "alive" }))))
         .route("/readyz", get(ready))
+        .route("/metrics", get(async move || (text, exposition.text())))
         .with_state(Probed { pool, started, leaving })
 }
 
@@ -58,19 +63,42 @@ pub async fn serve(listener: TcpListener, router: Router) {
     serve::serve(listener, router, MAX_CONNECTIONS, until).await;
 }
 
-async fn ready(State(Probed { pool, started, leaving }): State<Probed>) -> (StatusCode, Json<Value>) {
+/// Keeps the metrics of readiness true until the process is `leaving`: a scrape must not wait for the database.
+pub async fn watch(pool: PgPool, started: Started, leaving: CancellationToken) {
+    let probed = Probed { pool, started, leaving };
+    // Once more when it leaves: the last word is that it is not ready.
+    while why_not_ready(&probed).await.is_none() || !probed.leaving.is_cancelled() {
+        probed.leaving.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
+    }
+}
+
+async fn ready(State(probed): State<Probed>) -> (StatusCode, Json<Value>) {
+    match why_not_ready(&probed).await {
+        None => (StatusCode::OK, Json(json!({ "status": "ready" }))),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason }))),
+    }
+}
+
+/// Recorded as metrics, too.
+async fn why_not_ready(Probed { pool, started, leaving }: &Probed) -> Option<String> {
     let check = async {
-        if leaving.is_cancelled() {
-            return Err("stopping".to_owned());
-        }
-        let mut conn = pool.acquire().await.map_err(|error| chain(&error))?;
-        schema::check_while_running(&mut conn).await.map_err(|error| chain(&error))
+        let mut conn = pool.acquire().await.map_err(|error| SchemaError::Unreadable(error.into()))?;
+        schema::check_while_running(&mut conn).await
     };
-    let reason = match tokio::time::timeout(READY_TIMEOUT, check).await {
-        Ok(Ok(())) if started.is_set() => return (StatusCode::OK, Json(json!({ "status": "ready" }))),
-        Ok(Ok(())) => "still starting".to_owned(),
-        Ok(Err(reason)) => reason,
-        Err(_) => "the database does not answer in time".to_owned(),
+    let checked = tokio::time::timeout(READY_TIMEOUT, check).await;
+    let schema_matches = match &checked {
+        Ok(Ok(())) => Some(true),
+        Ok(Err(SchemaError::Unreadable(_))) | Err(_) => None,
+        Ok(Err(_)) => Some(false),
     };
-    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason })))
+    let reason = match checked {
+        _ if leaving.is_cancelled() => Some("stopping".to_owned()),
+        Ok(Ok(())) if started.is_set() => None,
+        Ok(Ok(())) => Some("still starting".to_owned()),
+        Ok(Err(SchemaError::Unreadable(error))) => Some(chain(&error)),
+        Ok(Err(error)) => Some(chain(&error)),
+        Err(_) => Some("the database does not answer in time".to_owned()),
+    };
+    metrics::readiness(reason.is_none(), schema_matches);
+    reason
 }

@@ -15,6 +15,7 @@ pub mod domains;
 pub mod encryption_keys;
 mod error;
 pub mod events;
+pub mod gauges;
 pub mod idempotency_keys;
 pub mod jobs;
 pub mod notifications;

@@ -101,6 +101,12 @@ const RULES: &[Rule] = &[
         broken_by: ("worker/src/steps/confirm.rs", "use hickory_resolver::TokioResolver;"),
     },
     Rule {
+        reason: "OpenTelemetry is named in shared/src/telemetry only",
+        about: |path| !is_module(path, "shared/src/telemetry"),
+        refuses: |line| has_prefix(line, "opentelemetry") || has_prefix(line, "prometheus"),
+        broken_by: ("worker/src/advance.rs", "use opentelemetry::KeyValue;"),
+    },
+    Rule {
         reason: "a step speaks to facades, not to the database, the queue, the CA's client or the resolver",
         about: |path| is_module(path, "worker/src/steps"),
         refuses: |line| {

@@ -28,6 +28,8 @@ const OF_OTHERS: [&str; 8] = [
 
 /// After `SHUTDOWN_GRACE`, what a worker takes at most to give back the rest.
 const GIVE_BACK_WITHIN: u64 = 3;
+/// What any process takes at most after that to push what is left for a collector.
+const PUSH_WITHIN: u64 = 3;
 
 /// One program as `deploy/` starts it.
 struct Process {
@@ -299,13 +301,13 @@ fn a_process_has_the_time_to_stop() {
     for Process { place, settings, written, .. } in servers(&in_kubernetes()) {
         assert!(written["containers"][0].get("lifecycle").is_none(), "{place}: a pre-stop hook takes time, too");
         let delay = settings.get("SHUTDOWN_DELAY").map_or(0, |delay| seconds(delay));
-        let least = delay + seconds(&settings["SHUTDOWN_GRACE"]) + GIVE_BACK_WITHIN;
+        let least = delay + seconds(&settings["SHUTDOWN_GRACE"]) + GIVE_BACK_WITHIN + PUSH_WITHIN;
         let given = written["terminationGracePeriodSeconds"].as_u64().unwrap_or(30);
         assert!(given > least, "{place}: it needs more than {least} s, and is killed after {given} s");
     }
     for Process { place, program, written, .. } in servers(&in_compose()) {
         // The default of SHUTDOWN_GRACE.
-        let least = 20 + GIVE_BACK_WITHIN;
+        let least = 20 + GIVE_BACK_WITHIN + PUSH_WITHIN;
         assert!(seconds(text(written, "/stop_grace_period")) > least, "{place}: {program} needs more than {least} s");
     }
 }
@@ -379,6 +381,29 @@ fn the_api_and_the_name_server_cannot_reach_the_ca() {
         assert_eq!(reaches(component), BTreeSet::from([53, 5432]), "{component}");
     }
     assert_eq!(reaches("worker"), BTreeSet::from([53, 443, 5432]));
+}
+
+#[test]
+fn prometheus_can_scrape_every_program_and_nobody_else_gets_in_there() {
+    let (objects, routes, generated) = (objects(), read("shared/src/ops.rs"), generated());
+    for component in ["api", "worker", "dns"] {
+        let path = format!("deploy/kubernetes/base/{component}.yaml");
+        let annotations = yaml(&path).remove(0)["spec"]["template"]["metadata"]["annotations"].clone();
+        assert_eq!(annotations["prometheus.io/scrape"], "true", "{path}");
+        let address = &generated[&format!("countersign-{component}")]["ADMIN_ADDR"];
+        assert_eq!(annotations["prometheus.io/port"], port_of(address).to_string(), "{path}");
+        let route = format!(".route(\"{}\"", annotations["prometheus.io/path"].as_str().unwrap());
+        assert!(routes.contains(&route), "{path}: the operators' listener has no such path: {route}");
+        let policies = objects.iter().map(|(_, object)| object).filter(|object| object["kind"] == "NetworkPolicy");
+        let about = policies.filter(|policy| is_about(policy, component));
+        let rules = about.flat_map(|policy| list(policy, "/spec/ingress"));
+        let to_admin: Vec<_> =
+            rules.filter(|rule| list(rule, "/ports").iter().any(|port| port["port"] == "admin")).collect();
+        let [rule] = to_admin[..] else { panic!("{component}: {to_admin:?}") };
+        let [from] = list(rule, "/from") else { panic!("{component}: {rule}") };
+        let labels = &from["namespaceSelector"]["matchLabels"];
+        assert_eq!(*labels, serde_json::json!({ "countersign/scraper": "true" }), "{component}");
+    }
 }
 
 #[test]

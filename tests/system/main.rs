@@ -26,6 +26,7 @@ mod reuse;
 mod rolling;
 mod scheduled;
 mod secrets;
+mod telemetry;
 mod upgrades;
 mod webhooks;
 

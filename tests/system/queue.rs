@@ -20,7 +20,7 @@ use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::model::secret::{AtRest, Secret};
 use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::domains::NewDomain;
-use countersign_shared::store::jobs::{self, ClaimedJob, Fence, JobKind, Lane, Outcome, Renewal, Worker};
+use countersign_shared::store::jobs::{self, Cause, ClaimedJob, Fence, JobKind, Lane, Outcome, Renewal, Worker};
 use countersign_shared::store::orders::NewOrder;
 use countersign_shared::store::{StoreError, accounts, certificates, domains, notifications, orders};
 use countersign_tests::checkout;
@@ -45,6 +45,10 @@ struct Job {
     woken: bool,
     /// Seconds from now, in tens: what a slow machine adds does not count.
     due_in: i64,
+}
+
+fn untraced(request_id: &str) -> Cause<'_> {
+    Cause { request_id, traceparent: None }
 }
 
 async fn job(conn: &mut PgConnection, id: i64) -> Option<Job> {
@@ -124,7 +128,7 @@ async fn insert_order(conn: &mut PgConnection, number: u8, domain: i64, certific
 /// Such an order with its job; both keys.
 async fn enqueued(conn: &mut PgConnection, number: u8) -> (i64, i64) {
     let order = order(conn, number).await;
-    jobs::enqueue(conn, order, Lane::Waiting, &format!("request-{number}")).await.unwrap();
+    jobs::enqueue(conn, order, Lane::Waiting, &untraced(&format!("request-{number}"))).await.unwrap();
     let job = sqlx::query_scalar("SELECT id FROM jobs WHERE order_id = $1").bind(order).fetch_one(conn).await.unwrap();
     (order, job)
 }

@@ -6,6 +6,7 @@
 
 mod account;
 mod client;
+mod measured;
 mod problem;
 mod transport;
 mod url_policy;

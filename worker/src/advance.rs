@@ -12,7 +12,8 @@ use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::model::schedule::{after_hold, backoff};
 use countersign_shared::store::jobs::{self, JobKind, Outcome};
 use countersign_shared::store::{StoreError, acme_accounts, in_time, order_events, orders};
-use countersign_shared::telemetry::chain;
+use countersign_shared::telemetry::labels::JobOutcome;
+use countersign_shared::telemetry::{chain, metrics, spans};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
@@ -82,6 +83,8 @@ impl Advance {
         };
         let span = tracing::Span::current();
         span.record("order.id", order.public_id.as_str()).record("domain.name", order.domain_name.as_str());
+        spans::about("order.id", order.public_id.as_str());
+        spans::about("domain.name", order.domain_name.as_str());
         loop {
             match self.step(lease, &order).await {
                 Ok(StepOutcome::Advance(event)) => match self.commit(lease, &order, &event).await {
@@ -130,7 +133,10 @@ impl Advance {
             }
         }
         let step = Step { tools: &self.tools, order, lease };
-        steps::run(&step).await
+        let began = spans::now();
+        let outcome = steps::run(&step).await;
+        spans::step(steps::name(order.state), began, outcome.is_err());
+        outcome
     }
 
     /// The CA limits our rate. A caller who waits for the order to be placed is told so; everybody else waits, but not for
@@ -179,6 +185,10 @@ impl Advance {
                         tracing::warn!(certificate.id = after.certificate_id, "a certificate could not be renewed");
                     }
                     lease.forgive();
+                    metrics::order_moved(&after, event);
+                    if after.cleaned_up_at.is_some() {
+                        lease.count(JobOutcome::Done);
+                    }
                     return Ok(Committed::Stored(stored));
                 }
                 Ok(other) => return Ok(other),
@@ -281,6 +291,7 @@ impl Advance {
 
     /// A panic is a counted failure like any other, written by the runtime and not left to the lease.
     pub async fn settle_panic(&self, lease: &Lease) {
+        lease.count(JobOutcome::Panicked);
         self.settle(lease, self.retry(lease, StepError::panicked())).await;
     }
 
@@ -288,6 +299,7 @@ impl Advance {
     async fn park(&self, lease: &Lease, order_id: i64) {
         let parked = in_time(async {
             let mut tx = self.tools.pool.begin().await?;
+            let mut gave_up = None;
             // An order that this release cannot read is parked all the same.
             let order = match orders::load(&mut tx, order_id).await {
                 Err(StoreError::Corrupt { column }) => {
@@ -301,25 +313,29 @@ impl Advance {
             {
                 let problem = OrderProblem::new(ProblemCode::Internal, &order.domain_name);
                 let event = OrderEvent::GaveUp { at: lease.now(), problem };
-                let recorded = match order.apply(&event) {
-                    Ok(after) => orders::record(&mut tx, &after, &event, &self.worker).await?,
-                    Err(_) => false,
-                };
-                if !recorded {
-                    return Ok(false);
+                let Ok(after) = order.apply(&event) else { return Ok(None) };
+                if !orders::record(&mut tx, &after, &event, &self.worker).await? {
+                    return Ok(None);
                 }
+                gave_up = Some((after, event));
             }
             let saw = serde_json::json!({ "parked": "attempts used up" });
             if !jobs::settle(&mut tx, lease.job.fence, &Outcome::Park { saw }).await? {
-                return Ok(false);
+                return Ok(None);
             }
             tx.commit().await?;
-            Ok(true)
+            Ok(Some(gave_up))
         });
         match parked.await {
-            Ok(true) => tracing::error!(job.attempt = lease.job.attempts, "attempts used up: parked for a person"),
+            Ok(Some(gave_up)) => {
+                tracing::error!(job.attempt = lease.job.attempts, "attempts used up: parked for a person");
+                lease.count(JobOutcome::Parked);
+                if let Some((after, event)) = gave_up {
+                    metrics::order_moved(&after, &event);
+                }
+            }
             // Changed or taken meanwhile: whoever claims the row next decides again.
-            Ok(false) => tracing::warn!("not parked: the order or the lease has changed"),
+            Ok(None) => tracing::warn!("not parked: the order or the lease has changed"),
             Err(error) => tracing::warn!(error = chain(&error), "not parked yet"),
         }
     }

@@ -7,6 +7,7 @@
 pub mod acme;
 pub mod advance;
 pub mod ctl;
+mod gauges;
 pub mod jobs;
 pub mod keys;
 mod outward;

@@ -13,6 +13,7 @@ use countersign_shared::doctor::Doctor;
 use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::jobs::{JobKind, Lane, Worker};
 use countersign_shared::store::{PgPool, notifications};
+use countersign_shared::telemetry::{metrics, spans};
 use futures::FutureExt as _;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::advance::Advance;
+use crate::gauges;
 use crate::jobs::{self, deliver, purge, renew_due, sweep, try_presenter};
 use crate::places::Places;
 use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
@@ -60,6 +62,7 @@ pub async fn run(
     };
 
     let mut tasks = JoinSet::new();
+    tasks.spawn(gauges::measure(pool.clone(), stop.clone()));
     tasks.spawn(notifications::forward(listening, notifications::JOBS, notify, stop.clone()));
     tasks.spawn(leaser.run(stop.clone()));
     // Renewals go on while the last steps finish.
@@ -133,8 +136,16 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
         event.name = tracing::field::Empty,
         request.id = lease.job.request_id,
     );
-    async {
+    let claimed = spans::Claimed {
+        kind: lease.job.kind.into(),
+        id: lease.job.fence.id,
+        attempts: lease.job.attempts,
+        request_id: lease.job.request_id.as_deref(),
+        traceparent: lease.job.traceparent.as_deref(),
+    };
+    let work = async {
         if let Some(lost_by) = &lease.job.lost_by {
+            metrics::lease_lost();
             tracing::warn!(lost_by, "taken over from a worker that was lost");
         }
         let run = async {
@@ -155,9 +166,8 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
         if AssertUnwindSafe(run).catch_unwind().await.is_err() {
             advance.settle_panic(&lease).await;
         }
-    }
-    .instrument(span)
-    .await;
+    };
+    spans::run(&claimed, work).instrument(span).await;
     Ok(())
 }
 

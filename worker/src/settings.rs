@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use countersign_shared::config::{
-    AdminArgs, CaaArgs, ConfigError, DatabaseArgs, DelegationArgs, DnsArgs, KeyRingArgs, ListenAddr, LogArgs, Secret,
-    WebhookArgs, bounded_duration, secret,
+    AdminArgs, CaaArgs, CollectorArgs, ConfigError, DatabaseArgs, DelegationArgs, DnsArgs, KeyRingArgs, ListenAddr,
+    LogArgs, Secret, WebhookArgs, bounded_duration, secret,
 };
 use url::Url;
 
@@ -89,6 +89,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub log: LogArgs,
+
+    #[command(flatten)]
+    pub collector: CollectorArgs,
 }
 
 /// How customers' servers are called.

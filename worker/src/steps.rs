@@ -103,6 +103,21 @@ pub async fn run(step: &Step<'_>) -> StepResult {
     diagnose::explain(step, outcome?).await
 }
 
+/// What the step of a state is called.
+pub fn name(state: OrderState) -> &'static str {
+    match state {
+        OrderState::Accepted => "place",
+        OrderState::Placed => "present",
+        OrderState::Presented => "confirm",
+        OrderState::Confirmed => "respond",
+        OrderState::Responded => "authorize",
+        OrderState::Authorized => "prepare",
+        OrderState::Prepared => "finalize",
+        OrderState::Finalizing => "download",
+        OrderState::Issued | OrderState::Failed | OrderState::Cancelled => "clean_up",
+    }
+}
+
 /// Whether the order's next step calls the CA, and so must respect a hold-back.
 pub fn calls_ca(order: &Order) -> bool {
     use OrderState as S;

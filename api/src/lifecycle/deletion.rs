@@ -16,7 +16,7 @@ pub(crate) async fn delete(conn: &mut PgConnection, domain: &Domain, request_id:
         cancel(conn, order_id, ProblemCode::DomainDeleted, None, request_id).await?;
     }
     for order_id in orders::reopen_clean_up(conn, domain.id).await? {
-        jobs::wake(conn, order_id, request_id.as_str()).await?;
+        jobs::wake(conn, order_id, &request_id.cause()).await?;
     }
     events::domain(conn, EventName::DomainDelete, domain.id).await?;
     Ok(())

@@ -11,6 +11,8 @@ use countersign_shared::store::domains::Domain;
 use countersign_shared::store::jobs::{self, Lane};
 use countersign_shared::store::orders::{self, NewOrder, of_domains};
 use countersign_shared::store::{PgConnection, StoreError, certificates, domains, presenter_configs};
+use countersign_shared::telemetry::labels::PlaceOutcome;
+use countersign_shared::telemetry::metrics;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
@@ -40,18 +42,31 @@ pub(super) async fn run(
 ) -> Result<IssuanceStarted, ApiError> {
     // Subscribed before the order exists, so that no notification about it is missed.
     let mut moved = app.orders_moved.subscribe();
-    let wait_ends = Instant::now() + app.place_wait;
+    let began = Instant::now();
+    let wait_ends = began + app.place_wait;
     let (order_id, public_id) = accept(app, id, request_id, issuance).await?;
     while Instant::now() < wait_ends {
         // A re-read that fails is not the end of the wait: the order is stored and a worker may place it yet.
         if let Ok(Some(order)) = load(app, order_id).await
             && order.state != OrderState::Accepted
         {
+            metrics::order_place_wait(came_of(&order), began.elapsed());
             return answer(app, &order);
         }
         order_moved(&mut moved, &public_id, wait_ends).await;
     }
-    end_wait(app, order_id, request_id).await
+    let (outcome, answer) = end_wait(app, order_id, request_id).await?;
+    metrics::order_place_wait(outcome, began.elapsed());
+    answer
+}
+
+/// Of an order that is no longer `accepted`.
+fn came_of(order: &Order) -> PlaceOutcome {
+    match order.state {
+        OrderState::Failed => PlaceOutcome::Failed,
+        OrderState::Cancelled => PlaceOutcome::Cancelled,
+        _ => PlaceOutcome::Placed,
+    }
 }
 
 /// One transaction: the certificate row to fill, the order, its job.
@@ -92,7 +107,7 @@ async fn accept(
         actor: "api",
     };
     let order = orders::insert(&mut tx, &new).await?;
-    jobs::enqueue(&mut tx, order, Lane::Waiting, request_id.as_str()).await?;
+    jobs::enqueue(&mut tx, order, Lane::Waiting, &request_id.cause()).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(domain.id = %domain.public_id, order.id = %order_public_id, domain.name = %domain.name, "order accepted");
     Ok((order, order_public_id))
@@ -150,12 +165,16 @@ async fn order_moved(moved: &mut broadcast::Receiver<String>, order: &PublicId, 
 }
 
 /// Nobody placed it in time: cancel it, unless somebody did at the last moment.
-async fn end_wait(app: &App, order_id: i64, request_id: &RequestId) -> Result<IssuanceStarted, ApiError> {
+async fn end_wait(
+    app: &App,
+    order_id: i64,
+    request_id: &RequestId,
+) -> Result<(PlaceOutcome, Result<IssuanceStarted, ApiError>), ApiError> {
     let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
     orders::lock(&mut tx, order_id).await?;
     let order = orders::load(&mut tx, order_id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     if order.state != OrderState::Accepted {
-        return answer(app, &order);
+        return Ok((came_of(&order), answer(app, &order)));
     }
     let reason = match jobs::last_run(&mut tx, order_id).await? {
         Some(run) if run.was_claimed => {
@@ -169,7 +188,7 @@ async fn end_wait(app: &App, order_id: i64, request_id: &RequestId) -> Result<Is
     cancel(&mut tx, order_id, ProblemCode::NotPlacedInTime, Some(&reason), request_id).await?;
     tx.commit().await.map_err(StoreError::from)?;
     tracing::warn!(order.id = %order.public_id, domain.name = %order.domain_name, reason, "order not placed in time: cancelled");
-    Err(ApiError::Internal(format!("the order could not be placed: {reason}")))
+    Ok((PlaceOutcome::TimedOut, Err(ApiError::Internal(format!("the order could not be placed: {reason}")))))
 }
 
 /// What became of an order that is no longer `accepted`.

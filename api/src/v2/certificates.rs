@@ -254,7 +254,7 @@ pub(super) async fn accept(
         actor: "api",
     };
     let order = orders::insert(conn, &new).await?;
-    jobs::enqueue(conn, order, Lane::Orders, request_id.as_str()).await?;
+    jobs::enqueue(conn, order, Lane::Orders, &request_id.cause()).await?;
     Ok(public_id)
 }
 

@@ -185,7 +185,7 @@ async fn propose(
             Ok(StatusCode::OK)
         }
         (_, Some(trial)) => {
-            presenter_proposals::propose(conn, ring, scope, trial, settings, secret, request_id.as_str()).await?;
+            presenter_proposals::propose(conn, ring, scope, trial, settings, secret, &request_id.cause()).await?;
             Ok(StatusCode::ACCEPTED)
         }
     }

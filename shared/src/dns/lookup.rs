@@ -12,12 +12,17 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use thiserror::Error;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::telemetry::labels::{LookupOutcome, Resolver};
+use crate::telemetry::metrics;
 
 /// Look-ups under way at once in one process: beyond about 100 the time-outs begin.
 const CONCURRENT_LOOKUPS: usize = 100;
 /// One question to one server; the whole look-up takes at most [`LOOKUP_TIMEOUT`].
 const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
+const TIMED_OUT: &str = "no answer in time";
 
 /// DNS did not answer the question. NXDOMAIN and an empty answer are answers: no values.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -76,6 +81,19 @@ impl TxtLookup {
     /// What is at `owner` (absolute, with the trailing dot).
     pub async fn txt(&self, owner: &str) -> Result<TxtAnswer, LookupError> {
         let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
+        let began = Instant::now();
+        let answer = self.ask(owner).await;
+        let outcome = match &answer {
+            Ok(answer) if answer.values.is_empty() => LookupOutcome::Absent,
+            Ok(_) => LookupOutcome::Found,
+            Err(LookupError(reason)) if reason == TIMED_OUT => LookupOutcome::TimedOut,
+            Err(_) => LookupOutcome::Failed,
+        };
+        metrics::dns_lookup(Resolver::Recursive, outcome, began.elapsed());
+        answer
+    }
+
+    async fn ask(&self, owner: &str) -> Result<TxtAnswer, LookupError> {
         let lookup = tokio::time::timeout(LOOKUP_TIMEOUT, self.resolver.lookup(owner, RecordType::TXT)).await;
         match lookup {
             Ok(Ok(found)) => Ok(TxtAnswer {
@@ -87,7 +105,7 @@ impl TxtLookup {
                 code => Err(LookupError::code(code)),
             },
             Ok(Err(NetError::Dns(DnsError::ResponseCode(code)))) => Err(LookupError::code(code)),
-            Ok(Err(NetError::Timeout)) | Err(_) => Err(LookupError("no answer in time".to_owned())),
+            Ok(Err(NetError::Timeout)) | Err(_) => Err(LookupError(TIMED_OUT.to_owned())),
             Ok(Err(error)) => {
                 tracing::debug!(%error, name = owner, "DNS look-up failed");
                 Err(LookupError("no DNS server could be reached".to_owned()))

@@ -4,11 +4,14 @@ use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use hickory_resolver::proto::op::{Edns, Message, MessageType, Query};
+use hickory_resolver::proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+
+use crate::telemetry::labels::{LookupOutcome, Resolver};
+use crate::telemetry::metrics;
 
 /// What UDP carries unfragmented almost everywhere.
 const UDP_PAYLOAD: u16 = 1232;
@@ -40,6 +43,29 @@ pub(super) enum Unanswered {
 
 /// The answer, whatever it says. A datagram that is lost is sent once more.
 pub(super) async fn ask(server: SocketAddr, question: &Question, within: Duration) -> Result<Message, Unanswered> {
+    let began = Instant::now();
+    let answer = by_udp_or_tcp(server, question, within).await;
+    let resolver = match question.asked {
+        Asked::Authoritative => Resolver::Authoritative,
+        Asked::Resolver | Asked::ResolverUnchecked => Resolver::Recursive,
+    };
+    metrics::dns_lookup(resolver, outcome_of(&answer), began.elapsed());
+    answer
+}
+
+fn outcome_of(answer: &Result<Message, Unanswered>) -> LookupOutcome {
+    match answer {
+        Ok(answer) => match answer.metadata.response_code {
+            ResponseCode::NoError if !answer.answers.is_empty() => LookupOutcome::Found,
+            ResponseCode::NoError | ResponseCode::NXDomain => LookupOutcome::Absent,
+            _ => LookupOutcome::Failed,
+        },
+        Err(Unanswered::NoRoute) => LookupOutcome::Failed,
+        Err(Unanswered::Silent) => LookupOutcome::TimedOut,
+    }
+}
+
+async fn by_udp_or_tcp(server: SocketAddr, question: &Question, within: Duration) -> Result<Message, Unanswered> {
     let request = request(question);
     let bytes = request.to_vec().map_err(|_| Unanswered::Silent)?;
     let Ok(socket) = connected(server).await else { return Err(Unanswered::NoRoute) };

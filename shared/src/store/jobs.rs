@@ -9,6 +9,7 @@ pub mod overview;
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
+use strum::IntoStaticStr;
 use time::OffsetDateTime;
 
 use super::{StoreError, notifications};
@@ -30,14 +31,17 @@ pub struct Worker {
 }
 
 /// Which jobs go first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[repr(i16)]
 pub enum Lane {
     /// Somebody waits: place, check.
+    #[strum(to_string = "caller")]
     Waiting = 0,
     /// Polls and every later step of an order.
     Orders = 1,
     /// The scheduled jobs.
+    #[strum(to_string = "scheduled")]
     Housekeeping = 2,
     /// Deliveries of events: how long they take is up to customers' servers.
     Deliveries = 3,
@@ -47,7 +51,8 @@ impl Lane {
     pub const ALL: [Self; 4] = [Self::Waiting, Self::Orders, Self::Housekeeping, Self::Deliveries];
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum JobKind {
     /// Advance the order with this internal key.
     PollChallenge { order_id: i64 },
@@ -76,18 +81,31 @@ pub struct ClaimedJob {
     pub lost_by: Option<String>,
     /// The database's time at the claim.
     pub claimed_at: OffsetDateTime,
-    /// Id of the request that enqueued it.
+    /// How long it was due before, in seconds.
+    pub lag_secs: f64,
+    /// Id of the request that enqueued or last woke it.
     pub request_id: Option<String>,
+    /// Its span, as W3C Trace Context names it.
+    pub traceparent: Option<String>,
+}
+
+/// What enqueues or wakes a job.
+#[derive(Clone, Debug)]
+pub struct Cause<'a> {
+    pub request_id: &'a str,
+    /// As W3C Trace Context names a span; None where nothing is traced.
+    pub traceparent: Option<String>,
 }
 
 /// Enqueues the job of an order; in [`Lane::Waiting`] the workers are told at once.
-pub async fn enqueue(conn: &mut PgConnection, order_id: i64, lane: Lane, request_id: &str) -> Result<(), StoreError> {
+pub async fn enqueue(conn: &mut PgConnection, order_id: i64, lane: Lane, cause: &Cause<'_>) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO jobs (kind, order_id, lane, trace_context)
-         VALUES ('poll-challenge', $1, $2, jsonb_build_object('request_id', $3::text))",
+         VALUES ('poll-challenge', $1, $2, jsonb_strip_nulls(jsonb_build_object('request_id', $3::text, 'traceparent', $4::text)))",
         order_id,
         lane as i16,
-        request_id
+        cause.request_id,
+        cause.traceparent
     )
     .execute(&mut *conn)
     .await?;
@@ -110,19 +128,25 @@ pub async fn claim(
     may_take_lost: bool,
 ) -> Result<Vec<ClaimedJob>, StoreError> {
     let rows = sqlx::query!(
-        r#"UPDATE jobs SET lease = lease + 1, leased_by = $2, lease_process = $6,
-               due_at = now() + make_interval(secs => $3), woken = false,
-               attempts = attempts + (leased_by IS NOT NULL)::int,
-               last_result = CASE WHEN leased_by IS NULL THEN last_result
-                   ELSE coalesce(last_result, '{}') || jsonb_build_object('lost', jsonb_build_object('at', now(), 'by', leased_by)) END
-           WHERE id = ANY(ARRAY(
-               SELECT id FROM jobs
+        r#"WITH due AS MATERIALIZED (
+               SELECT id, due_at FROM jobs
                WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR $5)
                  AND kind IN ('poll-challenge', 'deliver-event', 'sweep', 'purge', 'renew-due', 'try-presenter')
-               ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED))
-           RETURNING id, kind, order_id, delivery_id, proposal_id, lease, attempts, (last_result ->> 'failures')::int AS failures,
+               ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED
+           ), claimed AS (
+               UPDATE jobs SET lease = lease + 1, leased_by = $2, lease_process = $6,
+                   due_at = now() + make_interval(secs => $3), woken = false,
+                   attempts = attempts + (leased_by IS NOT NULL)::int,
+                   last_result = CASE WHEN leased_by IS NULL THEN last_result
+                       ELSE coalesce(last_result, '{}') || jsonb_build_object('lost', jsonb_build_object('at', now(), 'by', leased_by)) END
+               WHERE id = ANY(ARRAY(SELECT id FROM due))
+               RETURNING id, kind, order_id, delivery_id, proposal_id, lease, attempts, last_result, trace_context)
+           SELECT id AS "id!", kind AS "kind!", order_id, delivery_id, proposal_id, lease AS "lease!", attempts AS "attempts!",
+               (last_result ->> 'failures')::int AS failures,
                CASE WHEN (last_result #>> '{lost,at}')::timestamptz = now() THEN last_result #>> '{lost,by}' END AS lost_by,
-               now() AS "claimed_at!", trace_context ->> 'request_id' AS request_id"#,
+               now() AS "claimed_at!", extract(epoch FROM now() - due.due_at)::float8 AS "lag_secs!",
+               trace_context ->> 'request_id' AS request_id, trace_context ->> 'traceparent' AS traceparent
+           FROM claimed JOIN due USING (id)"#,
         lane as i16,
         worker.name,
         lease_secs,
@@ -151,7 +175,9 @@ pub async fn claim(
                 failures: row.failures.and_then(|failures| failures.try_into().ok()).unwrap_or(0),
                 lost_by: row.lost_by,
                 claimed_at: row.claimed_at,
+                lag_secs: row.lag_secs,
                 request_id: row.request_id,
+                traceparent: row.traceparent,
             })
         })
         .collect()
@@ -356,15 +382,16 @@ pub async fn wake_for_check(conn: &mut PgConnection, order_id: i64) -> Result<Op
 }
 
 /// Makes an order's job due now, parked or not, with all attempts before it, or enqueues one.
-pub async fn wake(conn: &mut PgConnection, order_id: i64, request_id: &str) -> Result<(), StoreError> {
+pub async fn wake(conn: &mut PgConnection, order_id: i64, cause: &Cause<'_>) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO jobs (kind, order_id, lane, trace_context)
-         VALUES ('poll-challenge', $1, 1, jsonb_build_object('request_id', $2::text))
+         VALUES ('poll-challenge', $1, 1, jsonb_strip_nulls(jsonb_build_object('request_id', $2::text, 'traceparent', $3::text)))
          ON CONFLICT (order_id) DO UPDATE SET woken = true, parked_at = NULL, attempts = 0,
              trace_context = excluded.trace_context,
              due_at = CASE WHEN jobs.leased_by IS NULL THEN now() ELSE jobs.due_at END",
         order_id,
-        request_id
+        cause.request_id,
+        cause.traceparent
     )
     .execute(conn)
     .await?;

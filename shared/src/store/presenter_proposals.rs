@@ -5,7 +5,7 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::jobs::Lane;
+use super::jobs::{Cause, Lane};
 use super::presenter_configs::{self, Scope};
 use super::{StoreError, notifications};
 use crate::model::presenter::PresenterSettings;
@@ -42,7 +42,7 @@ pub async fn propose(
     trial_domain_id: i64,
     settings: &PresenterSettings,
     secret: Option<&Secret>,
-    request_id: &str,
+    cause: &Cause<'_>,
 ) -> Result<(), StoreError> {
     withdraw(conn, scope).await?;
     let stored =
@@ -57,7 +57,8 @@ pub async fn propose(
              INSERT INTO presenter_proposals (id, account_id, domain_id, trial_domain_id, settings, secret, secret_sealed)
              OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id)
          INSERT INTO jobs (kind, proposal_id, lane, trace_context)
-         SELECT 'try-presenter', id, $8, jsonb_build_object('request_id', $9::text) FROM proposal",
+         SELECT 'try-presenter', id, $8, jsonb_strip_nulls(jsonb_build_object('request_id', $9::text, 'traceparent', $10::text))
+         FROM proposal",
         id,
         scope.account_id,
         scope.domain_id,
@@ -66,7 +67,8 @@ pub async fn propose(
         secret.as_ref().and_then(AtRest::plain),
         secret.as_ref().and_then(AtRest::sealed),
         Lane::Deliveries as i16,
-        request_id
+        cause.request_id,
+        cause.traceparent
     )
     .execute(&mut *conn)
     .await?;

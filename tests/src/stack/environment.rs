@@ -8,7 +8,7 @@ use std::path::PathBuf;
 const INHERITED: [&str; 5] = ["PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE"];
 
 /// Settings of our own binaries that are passed on to all of them.
-const OURS: [&str; 18] = [
+const OURS: [&str; 19] = [
     "POLL_INTERVAL",
     "POLL_TIMEOUT",
     "CONFIRM_GRACE",
@@ -27,6 +27,7 @@ const OURS: [&str; 18] = [
     "SHUTDOWN_GRACE",
     "AUTH_TOKEN",
     "LOG_LEVEL",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
 ];
 
 /// Settings of Pebble's that are passed on to it.

@@ -283,7 +283,7 @@ async fn once_there_is_a_token_everything_but_health_asks_for_it() {
                 assert_eq!(answer.status, expected, "{path} with {token:?}: {answer:?}");
             }
         }
-        for path in ["/healthz", "/readyz"] {
+        for path in ["/healthz", "/readyz", "/metrics"] {
             listener.answer(Method::GET, path).await.expect(200);
         }
         assert!(!listener.programs.output("api").contains(TOKEN), "the token is logged");
@@ -297,7 +297,7 @@ async fn once_there_is_a_token_everything_but_health_asks_for_it() {
     let worker = format!("http://{}", admin.replace("0.0.0.0", "127.0.0.1"));
     programs.serves("worker", &format!("{worker}/readyz")).await;
     let worker = ApiClient::new(&worker, None).unwrap();
-    for (path, status) in [("/healthz", 200), ("/orders", 404)] {
+    for (path, status) in [("/healthz", 200), ("/metrics", 200), ("/orders", 404)] {
         assert_eq!(worker.send(worker.request(Method::GET, path)).await.unwrap().status, status, "{path}");
     }
 }

@@ -59,7 +59,7 @@ fn outcomes(now: OffsetDateTime) -> Vec<(Outcome, Option<Job>)> {
 async fn failing(conn: &mut PgConnection) -> Fence {
     sql(conn, "DELETE FROM jobs").await.unwrap();
     let order: i64 = sqlx::query_scalar("SELECT min(id) FROM orders").fetch_one(&mut *conn).await.unwrap();
-    jobs::enqueue(conn, order, Lane::Waiting, "request").await.unwrap();
+    jobs::enqueue(conn, order, Lane::Waiting, &untraced("request")).await.unwrap();
     let fence = claim(conn, "worker-1", 1, false).await[0].fence;
     sql(
         conn,

@@ -81,7 +81,7 @@ async fn a_retry_or_a_park_on_a_row_that_was_woken_meanwhile_is_due_at_once() {
     {
         let (_, mut conn) = empty_queue().await;
         let (order, fence) = leased(&mut conn).await;
-        jobs::wake(&mut conn, order, "test").await.unwrap();
+        jobs::wake(&mut conn, order, &untraced("test")).await.unwrap();
         assert!(jobs::settle(&mut conn, fence, &outcome).await.unwrap());
         let row = job(&mut conn, fence.id).await.unwrap();
         assert!(row.due_in <= 1 && !row.parked && !row.woken && row.leased_by.is_none(), "{outcome:?}: {row:?}");
@@ -106,17 +106,17 @@ async fn clean_up_wakes_unparks_or_enqueues() {
     let (_, mut conn) = empty_queue().await;
     let (order, fence) = leased(&mut conn).await;
     let row = job(&mut conn, fence.id).await.unwrap();
-    jobs::wake(&mut conn, order, "test").await.unwrap();
+    jobs::wake(&mut conn, order, &untraced("test")).await.unwrap();
     assert_eq!(job(&mut conn, fence.id).await.unwrap(), Job { woken: true, ..row });
 
     assert!(jobs::settle(&mut conn, fence, &Outcome::Park { saw: json!({}) }).await.unwrap());
     sql(&mut conn, "UPDATE jobs SET attempts = 10").await.unwrap();
-    jobs::wake(&mut conn, order, "test").await.unwrap();
+    jobs::wake(&mut conn, order, &untraced("test")).await.unwrap();
     let row = job(&mut conn, fence.id).await.unwrap();
     assert_eq!((row.parked, row.attempts, row.due_in), (false, 0, 0));
 
     sql(&mut conn, "DELETE FROM jobs").await.unwrap();
-    jobs::wake(&mut conn, order, "test").await.unwrap();
+    jobs::wake(&mut conn, order, &untraced("test")).await.unwrap();
     let claimed = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 1, false).await.unwrap();
     assert_eq!(claimed[0].kind, JobKind::PollChallenge { order_id: order });
 }
@@ -128,13 +128,13 @@ async fn workers_are_told_of_a_job_when_its_transaction_commits() {
     listener.listen(notifications::JOBS).await.unwrap();
     let order = order(&mut conn, 1).await;
     let mut tx = conn.begin().await.unwrap();
-    jobs::enqueue(&mut tx, order, Lane::Waiting, "request").await.unwrap();
+    jobs::enqueue(&mut tx, order, Lane::Waiting, &untraced("request")).await.unwrap();
     tx.rollback().await.unwrap();
     // Had the rolled-back one been told, it would be the first to arrive.
     let mark = format!("SELECT pg_notify('{}', 'mark')", notifications::JOBS);
     sql(&mut conn, &mark).await.unwrap();
     assert_eq!(listener.recv().await.unwrap().payload(), "mark");
-    jobs::enqueue(&mut conn, order, Lane::Waiting, "request").await.unwrap();
+    jobs::enqueue(&mut conn, order, Lane::Waiting, &untraced("request")).await.unwrap();
     assert_eq!(listener.recv().await.unwrap().payload(), "");
 }
 
@@ -146,7 +146,7 @@ async fn the_sweep_enqueues_orders_that_need_a_job_and_have_none() {
     let cancelled = "UPDATE orders SET state = 'cancelled', ended_at = now()";
     sql(&mut conn, &format!("{cancelled} WHERE id = {ended}")).await.unwrap();
     sql(&mut conn, &format!("{cancelled}, cleaned_up_at = now() WHERE id = {cleaned_up}")).await.unwrap();
-    jobs::enqueue(&mut conn, parked, Lane::Waiting, "request").await.unwrap();
+    jobs::enqueue(&mut conn, parked, Lane::Waiting, &untraced("request")).await.unwrap();
     sql(&mut conn, "UPDATE jobs SET parked_at = now()").await.unwrap();
 
     assert_eq!(jobs::enqueue_missing(&mut conn).await.unwrap(), 2);

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::account::{AccountKey, AccountRecord, Accounts, PostgresRecord, Session};
+use super::measured::asking;
 use super::problem::{AcmeError, ErrorClass, Problem, RequestKind};
 use super::transport::{SetupError, Wire};
 use super::{Settings, is_base64url};
@@ -259,10 +260,10 @@ impl Acme {
             .call(|session| {
                 let (order_url, csr_der) = (order_url.to_owned(), Arc::clone(&csr_der));
                 async move {
-                    let order = session.account.order(order_url).await;
+                    let order = asking(RequestKind::Order, session.account.order(order_url)).await;
                     let mut order = order.map_err(|error| AcmeError::of_crate(RequestKind::Order, error))?;
                     if order.state().status == instant_acme::OrderStatus::Ready {
-                        let sent = order.finalize_csr(&csr_der).await;
+                        let sent = asking(KIND, order.finalize_csr(&csr_der)).await;
                         sent.map_err(|error| AcmeError::of_crate(KIND, error))?;
                     }
                     Ok(order.into_parts().1)
@@ -282,12 +283,15 @@ impl Acme {
         self.call(|session| {
             let order_url = order_url.to_owned();
             async move {
-                let order = session.account.order(order_url).await;
+                let order = asking(RequestKind::Order, session.account.order(order_url)).await;
                 let mut order = order.map_err(|error| AcmeError::of_crate(RequestKind::Order, error))?;
                 let state = order.state();
                 match OrderStatus::from(state.status) {
                     OrderStatus::Processing => Ok(None),
-                    OrderStatus::Valid => order.certificate().await.map_err(|error| AcmeError::of_crate(KIND, error)),
+                    OrderStatus::Valid => {
+                        let chain = asking(KIND, order.certificate()).await;
+                        chain.map_err(|error| AcmeError::of_crate(KIND, error))
+                    }
                     OrderStatus::Invalid => {
                         let problem = state.error.as_ref().map(Problem::from);
                         Err(AcmeError::of_dead_order(KIND, problem))
@@ -328,7 +332,7 @@ impl Acme {
             .call(|session| {
                 let url = url.to_owned();
                 async move {
-                    let answer = session.transport.signed_post(&url, payload.as_bytes()).await;
+                    let answer = asking(kind, session.transport.signed_post(&url, payload.as_bytes())).await;
                     answer.map_err(|failure| AcmeError::of_failure(kind, failure))
                 }
             })

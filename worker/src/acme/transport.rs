@@ -19,6 +19,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use bytes::{Bytes, BytesMut};
+use countersign_shared::telemetry::labels::AcmeResource;
 use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER};
 use http::{Method, Request};
 use http_body_util::BodyExt;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::account::AccountKey;
+use super::measured::measured;
 use super::problem::Problem;
 use super::url_policy::UrlPolicy;
 use super::{ExternalAccount, Settings};
@@ -174,7 +176,12 @@ impl Wire {
     /// An unsigned request.
     pub(super) async fn plain(&self, method: Method, url: &str) -> Result<Answer, Failure> {
         let url = self.policy.check(url)?;
-        let answer = self.send(self.http.request(method.clone(), url.clone())).await?;
+        let known = match method {
+            Method::HEAD => Some(AcmeResource::NewNonce),
+            _ => (url == self.directory).then_some(AcmeResource::Directory),
+        };
+        let sending = self.send(self.http.request(method.clone(), url.clone()));
+        let answer = measured(&method, known, sending).await?;
         if method == Method::GET
             && url == self.directory
             && let Ok(directory) = serde_json::from_slice(&answer.body)
@@ -311,7 +318,8 @@ impl Transport {
             let jws = jws(&header, payload, |message| self.0.key.sign(message))?;
             let request =
                 wire.http.post(url.clone()).header(CONTENT_TYPE, "application/jose+json").body(jws.to_string());
-            let outcome = wire.send(request).await;
+            let known = (named_by == NamedBy::Jwk).then_some(AcmeResource::NewAccount);
+            let outcome = measured(&Method::POST, known, wire.send(request)).await;
             tries += 1;
             match outcome {
                 Ok(answer) => {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use countersign_shared::telemetry::{Telemetry, metrics};
 use countersign_shared::{config, lifecycle, ops, telemetry};
 use countersign_worker::runtime;
 use countersign_worker::settings::Settings;
@@ -23,10 +24,11 @@ async fn main() -> ExitCode {
 
 async fn run() -> anyhow::Result<()> {
     let settings: Settings = config::parse();
-    telemetry::start(&settings.log).context("LOG_LEVEL cannot be understood")?;
+    let telemetry = Telemetry::start("countersign-worker", &settings.log, &settings.collector)?;
 
     let pool = settings.database.pool()?;
     let listening = settings.database.listening(&pool)?;
+    metrics::observe_pool(&pool);
     let ring = settings.keys.ring()?;
     let tools = Tools::new(&settings, pool.clone(), ring.clone())?;
     // Nothing here asks for it yet but the rule that such an address needs one.
@@ -37,7 +39,9 @@ async fn run() -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(lifecycle::stop_on_signal(stop.clone()).context("cannot register signal handlers")?);
     let started = ops::Started::default();
-    tasks.spawn(ops::serve(admin_listener, ops::router(pool.clone(), started.clone(), stop.clone())));
+    tasks.spawn(ops::watch(pool.clone(), started.clone(), stop.clone()));
+    let router = ops::router(pool.clone(), started.clone(), stop.clone(), telemetry.exposition());
+    tasks.spawn(ops::serve(admin_listener, router));
     if !lifecycle::await_schema(&pool, &stop).await? {
         return Ok(());
     }
@@ -49,8 +53,10 @@ async fn run() -> anyhow::Result<()> {
     }
     let worker = settings.name();
     tracing::info!(worker, directory = tools.acme.directory(), version = env!("CARGO_PKG_VERSION"), "ready");
+    metrics::begin_worker_series();
     started.set();
     runtime::run(&settings, pool, listening, tools, stop).await?;
+    telemetry.finish().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -10,7 +10,8 @@ use countersign_shared::model::webhook::{MOST_ATTEMPTS, pause_after};
 use countersign_shared::store::deliveries::{self, Attempt, Delivery, Recorded};
 use countersign_shared::store::jobs::{self, Outcome};
 use countersign_shared::store::{PgPool, StoreError, in_time};
-use countersign_shared::telemetry::chain;
+use countersign_shared::telemetry::labels::{DeliveryOutcome, JobOutcome};
+use countersign_shared::telemetry::{chain, metrics};
 use time::format_description::well_known::Rfc3339;
 
 use super::crowded_out;
@@ -53,7 +54,10 @@ pub async fn run(advance: &Advance, lease: &Lease, delivery_id: i64) {
             Ending::Job(outcome) => return lease.settle(outcome.clone()).await,
         };
         match stored {
-            Ok(Some(recorded)) => return report(&ending, recorded),
+            Ok(Some(recorded)) => {
+                count(lease, &ending, &recorded);
+                return report(&ending, recorded);
+            }
             Ok(None) => return lease.refused("result of this delivery").await,
             Err(error) if error.is_outage() => {
                 tracing::warn!(error = chain(&error), "result of a delivery not stored yet");
@@ -147,6 +151,15 @@ async fn store_end(pool: &PgPool, lease: &Lease, delivery_id: i64, why: &str) ->
     }
     tx.commit().await?;
     Ok(Some(Recorded { has_ended: true, is_suppressed: false }))
+}
+
+fn count(lease: &Lease, ending: &Ending, recorded: &Recorded) {
+    lease.count(if recorded.has_ended { JobOutcome::Done } else { JobOutcome::Retried });
+    metrics::webhook_delivery(match ending {
+        Ending::Attempted { attempt, .. } if attempt.acknowledged => DeliveryOutcome::Acknowledged,
+        Ending::Attempted { .. } if !recorded.has_ended => DeliveryOutcome::Failed,
+        _ => DeliveryOutcome::GivenUp,
+    });
 }
 
 fn report(ending: &Ending, recorded: Recorded) {

@@ -18,7 +18,7 @@ use countersign_shared::store::orders::{self, NewOrder};
 use countersign_shared::store::renewals::due::{self, Due, StillDue};
 use countersign_shared::store::renewals::{self, NewRenewal, Renewable};
 use countersign_shared::store::{PgConnection, StoreError, domains, in_time};
-use countersign_shared::telemetry::chain;
+use countersign_shared::telemetry::{chain, spans};
 
 use super::result;
 use crate::advance::Advance;
@@ -48,6 +48,7 @@ pub async fn run(advance: &Arc<Advance>, lease: &Lease) {
     };
     let found = run.found;
     if found.renewing > 0 {
+        spans::tell();
         tracing::info!(renewing = found.renewing, "certificates are being renewed");
     }
     let saw = result(lease, serde_json::json!({ "planned": found.planned, "renewing": found.renewing }));
@@ -212,7 +213,7 @@ impl Run<'_> {
             actor: &self.advance.worker,
         };
         let order = orders::insert(conn, &new).await?;
-        jobs::enqueue(conn, order, Lane::Orders, "renew-due").await
+        jobs::enqueue(conn, order, Lane::Orders, &spans::cause("renew-due")).await
     }
 
     async fn postpone(&self, one: &Due, by: Duration) -> Result<(), StoreError> {

@@ -8,6 +8,7 @@ use countersign_shared::store::jobs::{self, Outcome};
 use countersign_shared::store::presenter_proposals::{self, ToTry};
 use countersign_shared::store::{StoreError, in_time};
 use countersign_shared::telemetry::chain;
+use countersign_shared::telemetry::labels::JobOutcome;
 
 use super::{crowded_out, failed};
 use crate::advance::Advance;
@@ -107,6 +108,7 @@ async fn store(tools: &Tools, lease: &Lease, proposal: &ToTry, tried: Result<(),
         Err(why) => presenter_proposals::refuse(&mut tx, proposal.id, why).await?,
     }
     tx.commit().await?;
+    lease.count(JobOutcome::Done);
     let account_id = proposal.scope.account_id;
     match tried {
         _ if !is_wanted => {

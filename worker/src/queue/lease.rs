@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use countersign_shared::store::jobs::{self, ClaimedJob, Fence, Outcome, Renewal};
 use countersign_shared::store::{PgPool, StoreError, in_time};
-use countersign_shared::telemetry::chain;
+use countersign_shared::telemetry::labels::JobOutcome;
+use countersign_shared::telemetry::{chain, metrics, spans};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -140,6 +141,13 @@ impl Lease {
         }
         let refused_so_far = self.leases.refused.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::warn!(refused_so_far, "lease lost: the {what} was refused");
+        metrics::lease_lost();
+        self.count(JobOutcome::Lost);
+    }
+
+    /// Counts how the run has ended. Its outcome is stored, or refused.
+    pub fn count(&self, outcome: JobOutcome) {
+        metrics::job_ended(self.job.kind, outcome);
     }
 
     async fn is_unclaimed_since(&self) -> bool {
@@ -152,6 +160,7 @@ impl Lease {
 
     /// Says that the order has advanced.
     pub fn forgive(&self) {
+        spans::tell();
         self.forgiven.store(true, Ordering::Relaxed);
     }
 
@@ -181,9 +190,11 @@ impl Lease {
                 jobs::settle(&mut conn, self.job.fence, &outcome).await
             });
             match written.await {
-                Ok(true) => return,
+                Ok(true) => return self.count_stored(&outcome),
                 // Deleted by a write of this run whose answer was lost.
-                Ok(false) if matches!(outcome, Outcome::Done) && self.is_unsure.load(Ordering::Relaxed) => return,
+                Ok(false) if matches!(outcome, Outcome::Done) && self.is_unsure.load(Ordering::Relaxed) => {
+                    return self.count_stored(&outcome);
+                }
                 Ok(false) => return self.refused("outcome of this run").await,
                 Err(error) if error.is_outage() => {
                     tracing::warn!(error = chain(&error), "outcome not written yet");
@@ -195,6 +206,18 @@ impl Lease {
                     return;
                 }
             }
+        }
+    }
+
+    fn count_stored(&self, outcome: &Outcome) {
+        match outcome {
+            // The run goes on.
+            Outcome::Keep { .. } => {}
+            Outcome::Wait { .. } => self.count(JobOutcome::Waited),
+            Outcome::Retry { .. } => self.count(JobOutcome::Retried),
+            Outcome::Release => self.count(JobOutcome::Released),
+            Outcome::Done => self.count(JobOutcome::Done),
+            Outcome::Park { .. } => self.count(JobOutcome::Parked),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use countersign_shared::store::jobs::{self, Lane, Outcome, Worker};
 use countersign_shared::store::{PgPool, StoreError, in_time};
-use countersign_shared::telemetry::chain;
+use countersign_shared::telemetry::{chain, metrics};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +87,7 @@ impl Leaser {
             let jobs = claimed.await?;
             more_is_due |= jobs.len() == free;
             for job in jobs {
+                metrics::job_claimed(lane, job.lag_secs);
                 let lease = self.leases.hold(job, sent_at, self.slots.take(lane));
                 // Stopped while the claim was under way: given back, like what the backend had not started.
                 if let Err(mpsc::error::SendError(lease)) = self.claimed.send(lease) {

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use countersign_shared::config::{AdminArgs, DatabaseArgs, DelegationArgs, ListenAddr, LogArgs, parse_shutdown_delay};
+use countersign_shared::config::{
+    AdminArgs, CollectorArgs, DatabaseArgs, DelegationArgs, ListenAddr, LogArgs, parse_shutdown_delay,
+};
 
 /// The name server of Countersign: answers for the zone that challenges are delegated to, and for nothing else.
 #[derive(Parser)]
@@ -49,6 +51,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub log: LogArgs,
+
+    #[command(flatten)]
+    pub collector: CollectorArgs,
 }
 
 fn parse_address(text: &str) -> Result<(String, IpAddr), &'static str> {

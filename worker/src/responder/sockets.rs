@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_shared::telemetry::labels::{DnsTransport, Rcode};
+use countersign_shared::telemetry::metrics;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -124,6 +126,7 @@ impl Responder {
                     question.answer(&self.zone, &found)
                 }
             };
+            metrics::question_answered(rcode_of(&answer), DnsTransport::Tcp);
             // By TCP every message comes with its length before it (RFC 1035 section 4.2.2).
             let length = u16::try_from(answer.len()).map_err(std::io::Error::other)?;
             let framed = [&length.to_be_bytes(), answer.as_slice()].concat();
@@ -140,7 +143,21 @@ async fn read_framed(stream: &mut TcpStream) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
+/// What the header of an answer says (RFC 1035 section 4.1.1); the part of an extended one that is not there counts for nothing.
+fn rcode_of(answer: &[u8]) -> Rcode {
+    match answer.get(3).map(|flags| flags & 0x0f) {
+        Some(0) => Rcode::NoError,
+        Some(1) => Rcode::FormErr,
+        Some(2) => Rcode::ServFail,
+        Some(3) => Rcode::NxDomain,
+        Some(4) => Rcode::NotImp,
+        Some(5) => Rcode::Refused,
+        _ => Rcode::Other,
+    }
+}
+
 async fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
+    metrics::question_answered(rcode_of(answer), DnsTransport::Udp);
     if let Err(error) = socket.send_to(answer, to).await {
         tracing::debug!(%error, "an answer could not be sent");
     }

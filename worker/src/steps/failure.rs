@@ -5,7 +5,7 @@ use std::time::Duration;
 use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::StoreError;
 use countersign_shared::store::orders::ACME_URL_OPEN_KEY;
-use countersign_shared::telemetry::chain;
+use countersign_shared::telemetry::{chain, metrics};
 
 use super::{Step, StepOutcome};
 use crate::acme::{AcmeError, ErrorClass, Problem, class_of_authorization_problem};
@@ -105,6 +105,7 @@ impl Step<'_> {
             ErrorClass::NewOrderNeeded => Ok(self.end(ProblemCode::CaOrderLost, error.problem.as_ref())),
             ErrorClass::FatalForOrder => Ok(self.end(refusal_code(error.problem.as_ref()), error.problem.as_ref())),
             ErrorClass::FatalForAccount => {
+                metrics::account_problem();
                 tracing::error!(cause, "the CA does not accept our account: check ACME_DIRECTORY and the account");
                 // After `placed` an operator has a day to mend the account: the order is still good then.
                 if self.order.placement.is_none() || self.waits_in_vain() {

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::super::account::{AccountKey, Session, parse_rsa_key_pem};
+use super::super::measured::asking;
 use super::super::problem::{AcmeError, RequestKind};
 use super::super::transport::{Answer, Failure, jws};
 use super::Acme;
@@ -38,7 +39,7 @@ impl Acme {
             .call(|session| {
                 let (url, payload) = (url.clone(), Arc::clone(&payload));
                 async move {
-                    let answer = session.transport.signed_post(&url, payload.as_bytes()).await;
+                    let answer = asking(KIND, session.transport.signed_post(&url, payload.as_bytes())).await;
                     answer.map_err(|failure| AcmeError::of_failure(KIND, failure))
                 }
             })
@@ -62,7 +63,7 @@ impl Acme {
         }
         let session = self.0.accounts.session().await?;
         let kid = session.transport.kid().unwrap_or_default().to_owned();
-        let answer = session.transport.signed_post(&kid, b"").await;
+        let answer = asking(KIND, session.transport.signed_post(&kid, b"")).await;
         let answer = answer.map_err(|failure| AcmeError::of_failure(KIND, failure))?;
         let account: Account =
             serde_json::from_slice(&answer.body).map_err(|error| AcmeError::broken_protocol(KIND, error))?;
@@ -83,7 +84,7 @@ impl Acme {
         let change = json!({ "account": kid, "oldKey": session.transport.key().jwk() }).to_string();
         let inner = jws(&header, change.as_bytes(), |message| next.sign(message));
         let inner = inner.map_err(|failure| AcmeError::of_failure(KIND, failure))?.to_string();
-        match session.transport.signed_post(&url, inner.as_bytes()).await {
+        match asking(KIND, session.transport.signed_post(&url, inner.as_bytes())).await {
             Ok(_) => Ok(()),
             // The answer may have been lost, or somebody was quicker with the same key.
             Err(failure) if self.is_key_of(&next, &kid).await? => {

@@ -18,6 +18,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
+use super::super::measured::asking;
 use super::super::problem::{AcmeError, RequestKind};
 use super::super::transport::Directory;
 use super::Acme;
@@ -67,7 +68,7 @@ impl Acme {
             return Ok(None);
         };
         let url = format!("{}/{id}", url.trim_end_matches('/'));
-        let answer = self.0.accounts.wire.plain(Method::GET, &url).await;
+        let answer = asking(KIND, self.0.accounts.wire.plain(Method::GET, &url)).await;
         let answer = answer.map_err(|failure| AcmeError::of_failure(KIND, failure))?;
         let info: RenewalInfo =
             serde_json::from_slice(&answer.body).map_err(|error| AcmeError::broken_protocol(KIND, error))?;
@@ -98,7 +99,7 @@ impl Acme {
         self.call(|session| {
             let identifiers = Arc::clone(&identifiers);
             async move {
-                let order = session.account.new_order(&NewOrder::new(&identifiers)).await;
+                let order = asking(KIND, session.account.new_order(&NewOrder::new(&identifiers))).await;
                 Ok(order.map_err(|error| AcmeError::of_crate(KIND, error))?.into_parts())
             }
         })
@@ -129,7 +130,7 @@ impl Acme {
             .call(|session| {
                 let (url, payload) = (url.to_owned(), Arc::clone(&payload));
                 async move {
-                    let answer = session.transport.signed_post(&url, payload.as_bytes()).await;
+                    let answer = asking(KIND, session.transport.signed_post(&url, payload.as_bytes())).await;
                     answer.map_err(|failure| AcmeError::of_failure(KIND, failure))
                 }
             })
