@@ -72,17 +72,17 @@ const QUESTIONS: [Question; 5] = [
     Question {
         text: "Does the queue keep up?",
         parts: &[
-            Part::seconds("the oldest due job waits for", &["lane"], "max by (lane) (countersign_jobs_lag_seconds)"),
+            Part::seconds(
+                "the oldest due job waited at most for",
+                &["lane"],
+                "max by (lane) (max_over_time(countersign_jobs_lag_seconds[10m]))",
+            ),
             Part::seconds(
                 "from due to started, p95",
                 &["lane"],
                 "histogram_quantile(0.95, sum by (le, lane) (countersign_job_claim_lag_seconds_bucket))",
             ),
-            Part::count(
-                "jobs now",
-                &["lane", "state"],
-                "max by (lane, state) (countersign_jobs{lane=~\"caller|orders\"})",
-            ),
+            Part::count("jobs now", &["state"], JOBS),
         ],
     },
     Question {
@@ -131,6 +131,7 @@ const QUESTIONS: [Question; 5] = [
 ];
 
 const API_ANSWERS: &str = "sum by (http_response_status_code) (http_server_request_duration_seconds_count)";
+const JOBS: &str = "sum by (state) (max by (lane, state) (countersign_jobs))";
 const ORDERS_ENDED: &str = "sum(countersign_orders_ended_total)";
 const ALERTS: &str = "ALERTS{alertstate=\"firing\"}";
 
