@@ -1,5 +1,6 @@
-// Holds the custom resources of a rendered overlay against the types of their owners, and writes the other objects to a second file, for a
-// checker that knows Kubernetes' own only. Silent when all is well. Called by tests/deploy-check, with its npm packages beside it.
+// Holds the custom resources of a rendered overlay against the types of their owners, and writes the other objects to a
+// second file, for a checker that knows Kubernetes' own only. Silent when all is well. Called by tests/deploy-check,
+// with its npm packages beside it.
 import { ScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
 import { PodMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor";
 import { PrometheusRule } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule";

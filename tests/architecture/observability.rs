@@ -1,4 +1,5 @@
-//! Alert rules, their tests, and their runbooks: every alert has what a person needs at night, and every command there can be given.
+//! Alert rules, their tests, and their runbooks: every alert has what a person needs at night, and every command there
+//! can be given.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,6 +1,8 @@
-//! `make observe`: a stack under load that Prometheus scrapes, and five questions an operator has, each answered by a metric.
+//! `make observe`: a stack under load that Prometheus scrapes, and five questions an operator has, each answered by a
+//! metric.
 //!
-//! All that is printed comes from Prometheus; the database is asked only whether the run is over, and moved in time for what takes months.
+//! All that is printed comes from Prometheus; the database is asked only whether the run is over, and moved in time for
+//! what takes months.
 
 mod load;
 

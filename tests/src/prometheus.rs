@@ -35,7 +35,8 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// Where `promtool` or `prometheus` is. None, with the reason on the standard error, where it is not installed; under `CI` that is an error.
+/// Where `promtool` or `prometheus` is. None, with the reason on the standard error, where it is not installed; under
+/// `CI` that is an error.
 pub fn program(name: &str) -> Result<Option<PathBuf>> {
     let mut places = environment::program_folders().into_iter().map(|folder| folder.join(name));
     let found = places.find(|path| path.is_file());

@@ -1,6 +1,7 @@
 //! Every PromQL query that is shipped (alert rules, dashboard, runbooks, autoscaler), and what each asks for.
 //!
-//! It reads names and labels out of a query and understands no more of it: whether it can be evaluated, Prometheus says.
+//! It reads names and labels out of a query and understands no more of it: whether it can be evaluated, Prometheus
+//! says.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What alert rules, dashboard, runbooks and autoscaler ask for is there in a live scrape, and `make observe` answers its questions.
+//! What alert rules, dashboard, runbooks and autoscaler ask for is there in a live scrape, and `make observe` answers
+//! its questions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,5 +1,5 @@
-//! The load: customers who publish the right record, a wrong one or none; a name that the CA refuses, a deleted domain; and domains that
-//! renew by themselves, of which one is late.
+//! The load: customers who publish the right record, a wrong one or none; a name that the CA refuses, a deleted domain;
+//! and domains that renew by themselves, of which one is late.
 
 use std::time::Duration;
 
