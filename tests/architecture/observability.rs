@@ -6,12 +6,13 @@ use std::fs;
 use std::process::{Command, Output};
 
 use countersign_shared::model::problem::ProblemCode;
-use countersign_tests::queries::{self, ALERTS, RUNBOOKS, asked};
+use countersign_tests::queries::{self, ALERTS, RUNBOOKS, SCALED_OBJECT, asked};
 use countersign_tests::{checkout, prometheus};
 use serde_json::Value;
 use strum::IntoEnumIterator as _;
 
 const TESTS: &str = "tests/alerts";
+const POD_MONITOR: &str = "deploy/kubernetes/components/monitoring/pod-monitor.yaml";
 
 fn read(path: &str) -> String {
     fs::read_to_string(checkout::root().unwrap().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -173,6 +174,44 @@ fn every_alert_is_tested_to_fire_and_to_be_silent() {
     }
     untested.retain(|_, missing| !missing.is_empty());
     assert!(untested.is_empty(), "not tested to fire (true), or to be silent (false): {untested:?}");
+}
+
+#[test]
+fn workers_are_scaled_by_work_and_never_by_what_merely_waits() {
+    let worker = read("deploy/kubernetes/base/worker.yaml");
+    let object: Value = yaml_serde::from_str(&read(SCALED_OBJECT)).unwrap();
+    let target = text(&object, "/spec/scaleTargetRef/name");
+    assert!(worker.contains(&format!("kind: Deployment\nmetadata:\n  name: {target}\n")), "there is no {target}");
+    let queries = queries::shipped().unwrap();
+    let selectors: Vec<_> = queries
+        .iter()
+        .filter(|query| query.place.starts_with(SCALED_OBJECT))
+        .flat_map(|query| asked(&query.text).selectors)
+        .collect();
+    let metrics: Vec<&str> = selectors.iter().map(|selector| selector.metric.as_str()).collect();
+    assert_eq!(metrics, ["countersign_jobs", "countersign_jobs_lag_seconds"]);
+    let state = selectors[0].matchers.iter().find(|matcher| matcher.label == "state").unwrap();
+    assert_eq!((state.operator.as_str(), state.value.as_str()), ("=~", "due|leased|lost"));
+}
+
+#[test]
+fn the_pod_monitor_scrapes_what_is_served_and_names_the_jobs_of_the_alerts() {
+    let monitor: Value = yaml_serde::from_str(&read(POD_MONITOR)).unwrap();
+    let endpoint = "/spec/podMetricsEndpoints/0";
+    let route = format!(".route(\"{}\"", text(&monitor, &format!("{endpoint}/path")));
+    assert!(read("shared/src/ops.rs").contains(&route), "{route}");
+    let port = format!("- name: {}\n", text(&monitor, &format!("{endpoint}/port")));
+    let components = monitor.pointer("/spec/selector/matchExpressions/0/values").unwrap().as_array().unwrap();
+    let job = text(&monitor, &format!("{endpoint}/relabelings/0/replacement"));
+    let rules = read(ALERTS);
+    for component in components.iter().map(|component| component.as_str().unwrap()) {
+        let deployed = read(&format!("deploy/kubernetes/base/{component}.yaml"));
+        assert!(deployed.contains(&port), "{component} has no port {port}");
+        assert!(deployed.contains(&format!("app.kubernetes.io/component: {component}\n")), "{component}");
+    }
+    assert_eq!(components.len(), 3);
+    assert_eq!(job, "countersign-$1");
+    assert!(rules.contains("countersign-(api|worker|dns)"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::checkout;
 pub const ALERTS: &str = "deploy/observability/alerts.yaml";
 pub const DASHBOARD: &str = "deploy/observability/dashboard.json";
 pub const RUNBOOKS: &str = "deploy/runbooks";
-const SCALED_OBJECT: &str = "deploy/kubernetes/components/keda/scaled-object.yaml";
+pub const SCALED_OBJECT: &str = "deploy/kubernetes/components/keda/scaled-object.yaml";
 
 /// What the dashboard leaves to Grafana.
 const INTERVAL: (&str, &str) = ("$__rate_interval", "5m");
