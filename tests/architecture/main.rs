@@ -7,6 +7,7 @@ mod dependencies;
 mod deploy;
 mod failure_codes;
 mod layout;
+mod observability;
 mod schema;
 mod security;
 mod settings;

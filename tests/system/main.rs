@@ -13,6 +13,7 @@ mod facts;
 mod failures;
 mod issuance;
 mod lanes;
+mod observability;
 mod outages;
 mod patience;
 mod pooler;

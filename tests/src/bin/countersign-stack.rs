@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{ArgAction, Parser, Subcommand};
 use countersign_tests::chaos::{self, Options};
 use countersign_tests::recursor::{self, Recursor};
-use countersign_tests::{demo, release, sql_metadata, up};
+use countersign_tests::{demo, observe, release, sql_metadata, up};
 use hickory_proto::rr::Name;
 
 #[derive(Parser)]
@@ -28,6 +28,15 @@ enum Verb {
         /// Who is struck when, and which records appear when; a random one if not given
         #[arg(long, env = "SEED")]
         seed: Option<u64>,
+    },
+    /// Put a load on a stack that Prometheus scrapes, and answer an operator's questions from its metrics
+    Observe {
+        #[arg(long, env = "ORDERS", default_value_t = 40)]
+        orders: usize,
+        /// Leave everything running until Ctrl-C, to look around in Prometheus
+        #[arg(long, env = "KEEP", action = ArgAction::Set, default_value = "0", num_args = 0..=1, default_missing_value = "1",
+              value_parser = clap::builder::BoolishValueParser::new())]
+        keep: bool,
     },
     /// Start a stack in the background, or what has died of it
     Up {
@@ -85,6 +94,7 @@ async fn run(verb: Verb) -> Result<()> {
             println!("\n{report}");
             ensure!(report.verdict.is_clean(), "not every order came through (seed {seed})");
         }
+        Verb::Observe { orders, keep } => observe::run(orders, keep).await?,
         Verb::Up { api_replicas, workers, fresh } => up::up(api_replicas, workers, fresh).await?,
         Verb::Down => up::down().await?,
         Verb::Recursor { port, upstream, mut zone, name_servers } => {
