@@ -66,7 +66,8 @@ fn commands(page: &str, program: &str) -> Vec<Vec<String>> {
 fn every_alert_says_what_it_means_and_has_its_runbook() {
     let index = read(&format!("{RUNBOOKS}/README.md"));
     let mut pages: BTreeSet<String> = files(RUNBOOKS, ".md").into_iter().collect();
-    assert!(pages.remove("README.md"));
+    // The index, and the page that belongs to no alert.
+    assert!(pages.remove("README.md") && pages.remove("backup-and-restore.md"));
     for (name, rule) in alerts() {
         assert!(name.starts_with("Countersign"), "{name}");
         let severity = text(&rule, "/labels/severity");

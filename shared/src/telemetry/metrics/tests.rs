@@ -29,6 +29,7 @@ fn order() -> Order {
         origin: OrderOrigin::Challenge,
         published_by: PublishedBy { presenter: Presenter::Manual, config_id: None },
         delegation_label: String::new(),
+        domain_is_delegated: false,
         algorithm: KeyAlgorithm::Rsa2048,
         names: Vec::new(),
         state: OrderState::Presented,
