@@ -343,7 +343,8 @@ mod tests {
             assert_eq!(ring.sealing_key(), None);
             let Ok(plain) = ring.seal(PLACE, &Secret::new(PEM.to_owned())) else { panic!("not written") };
             assert_eq!((plain.plain(), plain.sealed()), (Some(PEM), None));
-            assert!(ring.open(PLACE, &plain).is_ok_and(|secret| secret.expose() == PEM));
+            let opened = ring.open(PLACE, &plain).map(|secret| secret.expose().to_owned());
+            assert_eq!(opened.as_deref(), Ok(PEM));
         }
     }
 
@@ -381,7 +382,8 @@ mod tests {
         assert_eq!(lines.ids().collect::<Vec<_>>(), ["k1", "k2"]);
         let made = generate_entry("k3").unwrap_or_else(|error| panic!("{error}"));
         let again = generate_entry("k3").unwrap_or_else(|error| panic!("{error}"));
-        assert!(KeyRing::parse(made.expose()).is_ok() && made.expose() != again.expose());
+        assert!(KeyRing::parse(made.expose()).is_ok());
+        assert!(!made.expose().contains(again.expose()), "the same key twice");
         assert!(generate_entry("No!").is_err());
     }
 }

@@ -1,6 +1,8 @@
 //! Another key for an ACME account (RFC 8555 section 7.3.5), in two acts: stored as the next key, then in force.
 
+use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
+use subtle::ConstantTimeEq as _;
 
 use super::super::StoreError;
 use crate::model::secret::{AtRest, Secret};
@@ -55,7 +57,8 @@ pub async fn promote(
     sqlx::query!("SELECT kid FROM acme_accounts WHERE directory = $1 FOR UPDATE", directory)
         .fetch_optional(&mut *conn)
         .await?;
-    if next(conn, ring, directory).await?.is_none_or(|next| next.expose() != taken.expose()) {
+    let digest = |secret: &Secret| Sha256::digest(secret.expose());
+    if !next(conn, ring, directory).await?.is_some_and(|next| digest(&next).ct_eq(&digest(taken)).into()) {
         return Ok(false);
     }
     let key = ring.seal(Place::AccountKey(directory), taken)?;
