@@ -203,10 +203,14 @@ pub struct KeyRingArgs {
 }
 
 impl KeyRingArgs {
-    /// Without any key when nothing is set.
+    /// Without any key when nothing is set. A file that is named and empty is an error: it was meant to hold keys.
     pub fn ring(&self) -> Result<KeyRing, ConfigError> {
         let keys = secret("ENCRYPTION_KEYS", self.encryption_keys.as_ref(), self.encryption_keys_file.as_deref())?;
-        Ok(keys.map(|keys| KeyRing::parse(keys.expose())).transpose()?.unwrap_or_default())
+        match keys {
+            Some(keys) => Ok(KeyRing::parse(keys.expose())?),
+            None if self.encryption_keys_file.is_some() => Err(KeyRingError::Empty.into()),
+            None => Ok(KeyRing::default()),
+        }
     }
 }
 

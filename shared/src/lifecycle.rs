@@ -57,15 +57,21 @@ pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<boo
 }
 
 /// Waits until the database can be reached, then holds the ring against what is sealed there; false when a stop came first. Only
-/// a ring that lacks a key, or has a wrong one, is an error.
+/// a ring that lacks a key, or has a wrong one, is an error. Warns where secrets will be stored plain.
 pub async fn await_keys(pool: &PgPool, ring: &KeyRing, stop: &CancellationToken) -> Result<bool, KeysError> {
     let checked =
-        await_database(pool, stop, async || match encryption_keys::check(&mut *pool.acquire().await?, ring).await {
+        await_database(pool, stop, async || match encryption_keys::announce(&mut *pool.acquire().await?, ring).await {
             Err(KeysError::Unreadable(error)) => Err(error),
             checked => Ok(checked),
         });
     match checked.await.map_err(KeysError::Unreadable)? {
-        Some(checked) => checked.map(|()| true),
+        Some(checked) => {
+            checked?;
+            if ring.sealing_key().is_none() {
+                tracing::warn!("ENCRYPTION_KEYS has no key to seal with: private keys and secrets are stored unencrypted");
+            }
+            Ok(true)
+        }
         None => Ok(false),
     }
 }

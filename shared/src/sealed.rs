@@ -32,6 +32,8 @@ pub enum KeyRingError {
     Twice(String),
     #[error("`plain` may only be the first entry of ENCRYPTION_KEYS")]
     PlainNotFirst,
+    #[error("ENCRYPTION_KEYS holds no key: leave it out, or set it to `plain`, to store secrets as they are")]
+    Empty,
 }
 
 /// Why a value could not be sealed or opened. Shows nothing of it.
@@ -120,6 +122,21 @@ impl RingKey {
         let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| wrong())?;
         Ok(Self { id: id.to_owned(), key })
     }
+
+    fn seal(&self, place: Place<'_>, secret: &Secret) -> Result<AtRest, SealedError> {
+        let Self { id, key } = self;
+        let id_length = u8::try_from(id.len()).map_err(|_| SealedError::Cipher)?;
+        let mut bytes = vec![VERSION, id_length];
+        bytes.extend_from_slice(id.as_bytes());
+        let aad = associated(&bytes, place);
+        // Room for the tag too: growing would leave a copy of the secret behind.
+        let mut text = Zeroizing::new(Vec::with_capacity(secret.expose().len() + AES_256_GCM.tag_len()));
+        text.extend_from_slice(secret.expose().as_bytes());
+        let nonce = key.seal_in_place_append_tag(Aad::from(aad), &mut *text).map_err(|_| SealedError::Cipher)?;
+        bytes.extend_from_slice(nonce.as_ref());
+        bytes.extend_from_slice(&text);
+        Ok(AtRest::Sealed(bytes))
+    }
 }
 
 /// The keys that secrets are sealed with. Without any, values are written plain. No `Debug`; the cipher's memory is
@@ -151,7 +168,11 @@ impl KeyRing {
             }
             keys.push(key);
         }
-        Ok(Self { seals: seals && !keys.is_empty(), keys: Arc::new(keys), withholds_account: false })
+        // `plain` alone is said on purpose; nothing at all is a file that was not filled, or a template without its value.
+        if seals && keys.is_empty() {
+            return Err(KeyRingError::Empty);
+        }
+        Ok(Self { seals, keys: Arc::new(keys), withholds_account: false })
     }
 
     /// For programs that must not read the ACME account's key.
@@ -179,20 +200,20 @@ impl KeyRing {
 
     /// For one column of one row: nowhere else can the value be opened.
     pub fn seal(&self, place: Place<'_>, secret: &Secret) -> Result<AtRest, SealedError> {
-        let Some(RingKey { id, key }) = self.first() else {
-            return Ok(AtRest::Plain(secret.clone()));
-        };
-        let id_length = u8::try_from(id.len()).map_err(|_| SealedError::Cipher)?;
-        let mut bytes = vec![VERSION, id_length];
-        bytes.extend_from_slice(id.as_bytes());
-        let aad = associated(&bytes, place);
-        // Room for the tag too: growing would leave a copy of the secret behind.
-        let mut text = Zeroizing::new(Vec::with_capacity(secret.expose().len() + AES_256_GCM.tag_len()));
-        text.extend_from_slice(secret.expose().as_bytes());
-        let nonce = key.seal_in_place_append_tag(Aad::from(aad), &mut *text).map_err(|_| SealedError::Cipher)?;
-        bytes.extend_from_slice(nonce.as_ref());
-        bytes.extend_from_slice(&text);
-        Ok(AtRest::Sealed(bytes))
+        self.first().map_or_else(|| Ok(AtRest::Plain(secret.clone())), |key| key.seal(place, secret))
+    }
+
+    /// [`KeyRing::seal`] by a key of the ring that need not be the first.
+    pub fn seal_by(&self, id: &str, place: Place<'_>, secret: &Secret) -> Result<AtRest, SealedError> {
+        self.key(id, place)?.seal(place, secret)
+    }
+
+    fn key(&self, id: &str, place: Place<'_>) -> Result<&RingKey, SealedError> {
+        self.keys.iter().find(|key| key.id == id).ok_or_else(|| SealedError::UnknownKey {
+            column: place.column(),
+            row: place.row(),
+            key: id.to_owned(),
+        })
     }
 
     /// What [`KeyRing::seal`] was given for the same place, by whichever key of the ring; a plain value as it is.
@@ -214,11 +235,7 @@ impl KeyRing {
         let (header, rest) = bytes.split_at_checked(2 + id_length).ok_or_else(broken)?;
         let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN).ok_or_else(broken)?;
         let id = std::str::from_utf8(&header[2..]).map_err(|_| broken())?;
-        let key = self.keys.iter().find(|key| key.id == id).ok_or_else(|| SealedError::UnknownKey {
-            column: place.column(),
-            row: place.row(),
-            key: id.to_owned(),
-        })?;
+        let key = self.key(id, place)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| broken())?;
         let mut opened = Zeroizing::new(ciphertext.to_vec());
         let text =
@@ -231,7 +248,8 @@ impl KeyRing {
 pub fn generate_entry(id: &str) -> Result<Secret, KeyRingError> {
     let mut bytes = Zeroizing::new([0; KEY_BYTES]);
     aws_lc_rs::rand::fill(&mut *bytes).map_err(|_| KeyRingError::Bytes(id.to_owned()))?;
-    let entry = Secret::new(format!("{id}:{}", BASE64_STANDARD.encode(*bytes)));
+    let encoded = Zeroizing::new(BASE64_STANDARD.encode(*bytes));
+    let entry = Secret::new(format!("{id}:{}", *encoded));
     KeyRing::parse(entry.expose())?;
     Ok(entry)
 }
@@ -339,7 +357,7 @@ mod tests {
         let value = sealed(&ring(&[entry("k1", 1)]), PLACE);
         let reading = ring(&["plain".to_owned(), entry("k1", 1)]);
         assert_eq!(opened(&reading, PLACE, &value).as_deref(), Ok(PEM));
-        for ring in [reading, KeyRing::default(), ring(&[])] {
+        for ring in [reading, KeyRing::default(), ring(&["plain".to_owned()])] {
             assert_eq!(ring.sealing_key(), None);
             let Ok(plain) = ring.seal(PLACE, &Secret::new(PEM.to_owned())) else { panic!("not written") };
             assert_eq!((plain.plain(), plain.sealed()), (Some(PEM), None));
@@ -375,6 +393,8 @@ mod tests {
             ("k2:no base64!".to_owned(), KeyRingError::Bytes("k2".to_owned())),
             (format!("{good},{good}"), KeyRingError::Twice("k1".to_owned())),
             (format!("{good},plain"), KeyRingError::PlainNotFirst),
+            (String::new(), KeyRingError::Empty),
+            (" , \n,".to_owned(), KeyRingError::Empty),
         ] {
             assert_eq!(KeyRing::parse(&text).err(), Some(expected), "{text}");
         }

@@ -76,11 +76,18 @@ async fn connect(database: &DatabaseAddress) -> anyhow::Result<PgConnection> {
     Ok(conn)
 }
 
-/// Connects for the verbs that read or write secrets: a ring that does not fit the database is refused.
+/// Connects for the verbs that read secrets: a ring that does not fit the database is refused, and nothing is written.
 async fn connect_with_keys(database: &DatabaseAddress, keys: &KeyRingArgs) -> anyhow::Result<(PgConnection, KeyRing)> {
     let ring = keys.ring()?;
     let mut conn = connect(database).await?;
     encryption_keys::check(&mut conn, &ring).await?;
+    Ok((conn, ring))
+}
+
+/// Connects for the verbs that seal secrets, too: all keys of the ring are known to the database from then on.
+async fn connect_to_seal(database: &DatabaseAddress, keys: &KeyRingArgs) -> anyhow::Result<(PgConnection, KeyRing)> {
+    let (mut conn, ring) = connect_with_keys(database, keys).await?;
+    encryption_keys::announce(&mut conn, &ring).await?;
     Ok((conn, ring))
 }
 

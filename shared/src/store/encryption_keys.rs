@@ -95,8 +95,18 @@ impl Column {
     }
 }
 
-/// For a program that starts, or a verb that seals: whether the ring has every key that is needed, with the right bytes.
-/// Its first key is known from then on. Asks for one row of each key and never for the sealed values.
+/// For a program that starts, or a verb that seals: [`check`], and every key of the ring is known from then on. So two
+/// programs with different keys of one id are told before the second one seals by its own.
+pub async fn announce(conn: &mut PgConnection, ring: &KeyRing) -> Result<(), KeysError> {
+    check(conn, ring).await?;
+    for id in ring.ids() {
+        introduce(conn, ring, id).await?;
+    }
+    Ok(())
+}
+
+/// Whether the ring has every key that is needed, with the right bytes. Asks for one row of each key and never for the
+/// sealed values, and writes nothing.
 pub async fn check(conn: &mut PgConnection, ring: &KeyRing) -> Result<(), KeysError> {
     let unreadable = |error: sqlx::Error| KeysError::Unreadable(error.into());
     let known = sqlx::query!("SELECT id, canary FROM encryption_keys ORDER BY id");
@@ -108,16 +118,13 @@ pub async fn check(conn: &mut PgConnection, ring: &KeyRing) -> Result<(), KeysEr
             return Err(KeysError::Missing { key: key.id.clone(), column: column.table() });
         }
     }
-    match ring.sealing_key() {
-        Some(first) if !known.iter().any(|key| key.id == first) => introduce(conn, ring, first).await,
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Before its first value is written. Of several programs with different keys of one id, the first to come is right.
 async fn introduce(conn: &mut PgConnection, ring: &KeyRing, id: &str) -> Result<(), KeysError> {
     let unreadable = |error: sqlx::Error| KeysError::Unreadable(error.into());
-    let canary = ring.seal(Place::Canary(id), &Secret::new(CANARY.to_owned()));
+    let canary = ring.seal_by(id, Place::Canary(id), &Secret::new(CANARY.to_owned()));
     let canary = canary.map_err(|error| KeysError::Unreadable(error.into()))?;
     sqlx::query!(
         "INSERT INTO encryption_keys (id, canary) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING",
@@ -153,7 +160,7 @@ async fn first_sealed_by(conn: &mut PgConnection, key: &str) -> Result<Option<Co
     Ok(None)
 }
 
-/// The ids of all keys that have ever sealed here, oldest first.
+/// The ids of all keys that were ever in the ring of a program here, oldest first.
 pub async fn ids(conn: &mut PgConnection) -> Result<Vec<String>, StoreError> {
     Ok(sqlx::query_scalar!("SELECT id FROM encryption_keys ORDER BY created_at, id").fetch_all(conn).await?)
 }

@@ -103,6 +103,7 @@ async fn a_wrong_or_missing_key_is_refused_at_the_start_and_nothing_is_written()
         (format!("{second},{impostor}"), "the key `k1` of ENCRYPTION_KEYS is not the key of that id"),
         ("k1:c2hvcnQ=".to_owned(), "key `k1` of ENCRYPTION_KEYS is not the base64 of 32 bytes"),
         (format!("{first},{first}"), "names the key `k1` twice"),
+        (",".to_owned(), "ENCRYPTION_KEYS holds no key"),
     ] {
         for said in refused(&url, &[("ENCRYPTION_KEYS", ring.clone())]).await {
             assert!(said.contains(reason), "{said}");
@@ -120,6 +121,22 @@ async fn a_wrong_or_missing_key_is_refused_at_the_start_and_nothing_is_written()
     let both = format!("{second},{first}");
     ctl(&url, &both, &["keys", "rotate"]).await.ended(0);
     assert_eq!(held(&url, &["k1", "k2"]).await, (0, vec![0, 1]));
+    // Of a key that has sealed nothing yet, the first bytes that come are the right ones, wherever it stands in the ring.
+    let third = key("k3");
+    ctl(&url, &format!("{second},{third}"), &["keys", "seal"]).await.ended(0);
+    assert_eq!(held(&url, &["k2", "k3"]).await, (0, vec![1, 0]));
+    let wrong = format!("{second},{}", key("k3"));
+    for said in refused(&url, &[("ENCRYPTION_KEYS", wrong.clone())]).await {
+        assert!(said.contains("the key `k3` of ENCRYPTION_KEYS is not the key of that id"), "{said}");
+    }
+    ctl(&url, &wrong, &["keys", "seal"]).await.ended(1);
+    // Verbs that only read announce nothing.
+    let fourth = format!("{second},{}", key("k4"));
+    ctl(&url, &fourth, &["acme-account", "show", "--offline"]).await.ended(0);
+    ctl(&url, &fourth, &["keys", "seal", "--dry-run"]).await.ended(0);
+    let announced = "SELECT count(*) FROM encryption_keys WHERE id = 'k4'";
+    let announced: i64 = sqlx::query_scalar(announced).fetch_one(&mut connect(&url).await).await.unwrap();
+    assert_eq!(announced, 0, "a verb that reads has written");
     // k1 is not needed any more, and its id never means another key.
     ctl(&url, &second, &["keys", "seal"]).await.ended(0);
     ctl(&url, &format!("{second},{impostor}"), &["keys", "seal"]).await.ended(1);

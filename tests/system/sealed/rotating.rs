@@ -96,7 +96,9 @@ async fn under_load(stack: &Stack, ring: &str, verb: &str, api: &ApiClient, ids:
 async fn a_thousand_rows_are_sealed_and_rotated_under_load_and_the_old_key_can_go() {
     let mut stack = Stack::builder().setting("RATE_LIMIT", "0").start().await;
     stack.active_domain("shop.example.com").await;
-    assert!(stack.log("worker-1").contains("unencrypted"), "no warning of plain keys");
+    for program in ["api-1", "worker-1"] {
+        assert!(stack.log(program).contains("stored unencrypted"), "{program} does not warn of plain keys");
+    }
     let token = stack.token(DEFAULT, ALL_SCOPES).secret;
     let api = stack.api().with_token(Some(&token));
     let url = stack.database_url();

@@ -48,9 +48,6 @@ async fn run() -> anyhow::Result<()> {
     if !lifecycle::await_keys(&pool, &ring, &stop).await? {
         return Ok(());
     }
-    if ring.sealing_key().is_none() {
-        tracing::warn!("private keys are stored unencrypted, as PEM in the table certificates");
-    }
     let worker = settings.name();
     tracing::info!(worker, directory = tools.acme.directory(), version = env!("CARGO_PKG_VERSION"), "ready");
     metrics::begin_worker_series();

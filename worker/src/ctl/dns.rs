@@ -16,7 +16,7 @@ use countersign_shared::store::{Connection as _, PgConnection, accounts};
 use serde_json::json;
 
 use super::output::{Ended, at, print, print_json, print_table, wrong_usage};
-use super::{connect, connect_with_keys};
+use super::{connect, connect_to_seal, connect_with_keys};
 use crate::presenters::{Publisher, trial};
 use crate::settings::WebhookCallArgs;
 use given::Given;
@@ -242,7 +242,7 @@ impl Set {
         if let Some((field, why)) = faults.first() {
             wrong_usage(&format!("{} {why}", field.replace('_', "-")));
         }
-        let (mut conn, ring) = connect_with_keys(&self.database, &self.keys).await?;
+        let (mut conn, ring) = connect_to_seal(&self.database, &self.keys).await?;
         let Some(found) = self.whose.find(&mut conn).await? else {
             return Ok(Ended::NotFound);
         };

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::output::{Ended, print, print_json, print_table};
-use super::{connect, connect_with_keys};
+use super::{connect, connect_to_seal, connect_with_keys};
 
 /// Rows of one transaction: it locks them for a few milliseconds.
 const BATCH: i64 = 200;
@@ -156,7 +156,10 @@ struct ColumnReport {
 
 impl Change {
     async fn run(self, also_sealed: bool) -> anyhow::Result<Ended> {
-        let (mut conn, ring) = connect_with_keys(&self.database, &self.keys).await?;
+        let (mut conn, ring) = match self.dry_run {
+            true => connect_with_keys(&self.database, &self.keys).await?,
+            false => connect_to_seal(&self.database, &self.keys).await?,
+        };
         let Some(first) = ring.sealing_key() else {
             eprintln!("countersignctl: ENCRYPTION_KEYS has no first key to seal with; nothing was changed");
             return Ok(Ended::Refused);
