@@ -138,6 +138,15 @@ async fn a_replacement_that_was_killed_or_not_heard_of_is_finished_by_the_next()
     tool.run(&["acme-account", "replace"]).await.ended(0);
     assert_ne!(tool.show().await["thumbprint"], second["thumbprint"]);
     stack.active_domain("unheard-answer.example.com").await;
+
+    // Twice while the worker says nothing: neither its key nor the stored one is the account's.
+    tool.run(&["acme-account", "replace"]).await.ended(0);
+    front.hold_answers(Kind::Other);
+    tool.replace_killed_at(Moment::After).await;
+    front.release();
+    stack.active_domain("twice-meanwhile.example.com").await;
+    tool.run(&["acme-account", "replace"]).await.ended(0);
+    stack.active_domain("finished-again.example.com").await;
     assert_eq!(stack.ca().accounts().unwrap(), 1, "another account was made");
     stack.finish().await;
 }

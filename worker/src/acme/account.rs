@@ -3,6 +3,7 @@
 //! The key is stored before it is registered: newAccount with a known key answers with the same KID (RFC 8555 §7.3.1), so that
 //! a crash in between, or several processes at once, end with one account. It must not sign or send anything itself.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -212,35 +213,32 @@ impl Accounts {
         Ok(Arc::clone(current.insert(self.register(key).await?)))
     }
 
-    /// After a refusal that another key would explain (RFC 8555 §7.3.5): a session by the key that is stored now, or that the
-    /// account is being given. None when `refused` has used the only one. It is nobody else's until [`Self::adopt`].
-    pub(super) async fn rekeyed(&self, refused: &Arc<Session>) -> Result<Option<Arc<Session>>, AcmeError> {
+    /// After a refusal that another key would explain (RFC 8555 §7.3.5): sessions by the key that others use by now, that is
+    /// stored now, and that the account is being given; none by that of `refused`. They are nobody else's until [`Self::adopt`].
+    pub(super) async fn rekeyed(&self, refused: &Session) -> Result<Vec<Arc<Session>>, AcmeError> {
         let store_failed = |error| AcmeError::of_store(RequestKind::Account, error);
+        let mut tried = BTreeSet::from([refused.transport.key().thumbprint()]);
         let current = self.lock().await?.clone();
-        if let Some(session) = current.filter(|session| !Arc::ptr_eq(session, refused)) {
-            return Ok(Some(session));
-        }
+        let mut others: Vec<_> =
+            current.into_iter().filter(|session| tried.insert(session.transport.key().thumbprint())).collect();
         let Some(AcmeAccount { private_key_pem, kid: Some(kid), .. }) =
             self.record.load().await.map_err(store_failed)?
         else {
-            return Ok(None);
+            return Ok(others);
         };
         let next = self.record.next_key().await.map_err(store_failed)?;
         for pem in std::iter::once(private_key_pem).chain(next) {
             let key = parse_rsa_key_pem(pem.expose()).map_err(AcmeError::unusable_account)?;
-            if key.thumbprint() != refused.transport.key().thumbprint() {
-                return self.resume(key, kid).await.map(Some);
+            if tried.insert(key.thumbprint()) {
+                others.push(self.resume(key, kid.clone()).await?);
             }
         }
-        Ok(None)
+        Ok(others)
     }
 
-    /// `session` has shown itself to be right where `refused` was not: everybody's from now on.
-    pub(super) async fn adopt(&self, refused: &Arc<Session>, session: Arc<Session>) -> Result<(), AcmeError> {
-        let mut current = self.lock().await?;
-        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, refused)) {
-            *current = Some(session);
-        }
+    /// The CA has accepted a signature of `session` after others were refused: everybody's from now on.
+    pub(super) async fn adopt(&self, session: Arc<Session>) -> Result<(), AcmeError> {
+        *self.lock().await? = Some(session);
         Ok(())
     }
 

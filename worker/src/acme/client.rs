@@ -212,15 +212,14 @@ impl Acme {
 
     /// One POST-as-GET of the order.
     pub async fn order(&self, order_url: &str) -> Result<OrderView, AcmeError> {
-        let (state, retry_after) = self.post(RequestKind::Order, order_url, "").await?;
+        let (state, retry_after, _) = self.post(RequestKind::Order, order_url, "").await?;
         self.order_view(RequestKind::Order, &state, retry_after)
     }
 
     /// One POST-as-GET of the authorization (RFC 8555 §7.5).
     pub async fn authorization(&self, url: &str) -> Result<AuthorizationView, AcmeError> {
         const KIND: RequestKind = RequestKind::Authorization;
-        let (state, retry_after): (AuthorizationState, _) = self.post(KIND, url, "").await?;
-        let session = self.0.accounts.session().await?;
+        let (state, retry_after, session): (AuthorizationState, _, _) = self.post(KIND, url, "").await?;
         let authorization = AuthorizationView::new(url, &state, retry_after, session.transport.key())?;
         self.check_urls(KIND, authorization.dns01.iter().map(|dns01| &dns01.url))?;
         Ok(authorization)
@@ -240,7 +239,7 @@ impl Acme {
         let deactivate = r#"{"status":"deactivated"}"#;
         let kind = RequestKind::Deactivate;
         match self.post::<AuthorizationState>(kind, url, deactivate).await {
-            Ok((state, _)) if state.status == instant_acme::AuthorizationStatus::Deactivated => Ok(()),
+            Ok((state, ..)) if state.status == instant_acme::AuthorizationStatus::Deactivated => Ok(()),
             Ok(_) => Err(AcmeError::broken_protocol(kind, "the authorization was not deactivated")),
             // It may have ended between look and act.
             Err(error) if error.class == ErrorClass::LookAgain => match self.can_be_deactivated(url).await? {
@@ -321,30 +320,31 @@ impl Acme {
         }
     }
 
-    /// A signed POST outside the crate, which drops Retry-After and reaches authorizations only through their order.
+    /// A signed POST outside the crate, which drops Retry-After and reaches authorizations only through their order. With the session
+    /// whose signature was accepted: the value to publish is made with its key.
     async fn post<T: DeserializeOwned>(
         &self,
         kind: RequestKind,
         url: &str,
         payload: &'static str,
-    ) -> Result<(T, Option<Duration>), AcmeError> {
-        let answer = self
+    ) -> Result<(T, Option<Duration>, Arc<Session>), AcmeError> {
+        let (answer, session) = self
             .call(|session| {
                 let url = url.to_owned();
                 async move {
                     let answer = asking(kind, session.transport.signed_post(&url, payload.as_bytes())).await;
-                    answer.map_err(|failure| AcmeError::of_failure(kind, failure))
+                    answer.map(|answer| (answer, session)).map_err(|failure| AcmeError::of_failure(kind, failure))
                 }
             })
             .await?;
         let parsed = serde_json::from_slice(&answer.body).map_err(|error| AcmeError::broken_protocol(kind, error))?;
-        Ok((parsed, answer.retry_after))
+        Ok((parsed, answer.retry_after, session))
     }
 
     async fn can_be_deactivated(&self, url: &str) -> Result<bool, AcmeError> {
         use instant_acme::AuthorizationStatus::{Pending, Valid};
         match self.post::<AuthorizationState>(RequestKind::Authorization, url, "").await {
-            Ok((state, _)) => Ok(matches!(state.status, Pending | Valid)),
+            Ok((state, ..)) => Ok(matches!(state.status, Pending | Valid)),
             // Gone, or no longer ours: nothing of it can be used for our account.
             Err(error) if error.class == ErrorClass::NewOrderNeeded => Ok(false),
             Err(error) => Err(error),

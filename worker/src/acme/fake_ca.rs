@@ -41,8 +41,12 @@ struct Seen {
     bytes_sent: AtomicU64,
 }
 
+/// Between the answers of one path.
+const NEXT: &str = "\n=====\n";
+
 impl FakeCa {
-    /// `answers`: path -> status line and headers, empty line, body. `{base}` stands for the server's URL.
+    /// `answers`: path -> status line and headers, empty line, body. `{base}` stands for the server's URL. Of several, with
+    /// [`NEXT`] between them, each is given once and the last from then on.
     async fn start(answers: &[(&str, &str)]) -> FakeCa {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
@@ -113,10 +117,17 @@ impl FakeCa {
     }
 
     fn acme(&self) -> Acme {
-        let key = AccountKey::generate().unwrap().pkcs8_pem().unwrap();
-        let record = MemoryRecord::default();
-        *record.row.lock().unwrap() = Some((key.expose().to_owned(), Some(self.url("/account/1"))));
-        Acme::with_record(self.settings(), Arc::new(record)).unwrap()
+        let record = Arc::new(MemoryRecord::default());
+        self.store_key(&record);
+        Acme::with_record(self.settings(), record).unwrap()
+    }
+
+    /// A fresh key for the account.
+    fn store_key(&self, record: &MemoryRecord) -> AccountKey {
+        let key = AccountKey::generate().unwrap();
+        let pem = key.pkcs8_pem().unwrap().expose().to_owned();
+        *record.row.lock().unwrap() = Some((pem, Some(self.url("/account/1"))));
+        key
     }
 
     /// Protected headers of the requests to `path`.
@@ -149,10 +160,11 @@ async fn serve(
     let jws: Value = serde_json::from_slice(&body).unwrap_or_default();
     let protected = BASE64URL.decode(jws["protected"].as_str().unwrap_or_default()).unwrap();
     let header = serde_json::from_slice(&protected).unwrap_or_default();
-    let count = {
+    let (count, before) = {
         let mut requests = seen.requests.lock().unwrap();
+        let before = requests.iter().filter(|(other, _)| *other == path).count();
         requests.push((path.clone(), header));
-        requests.len()
+        (requests.len(), before)
     };
     match path.as_str() {
         "/silent" => std::future::pending().await,
@@ -166,7 +178,8 @@ async fn serve(
         }
         path => {
             let answer = canned.get(path).map_or("404 Not Found\n\n", String::as_str);
-            let (head, body) = answer.split_once("\n\n").unwrap();
+            let answers: Vec<&str> = answer.split(NEXT).collect();
+            let (head, body) = answers[before.min(answers.len() - 1)].split_once("\n\n").unwrap();
             let head = head.replace('\n', "\r\n");
             let nonce = format!("Replay-Nonce: nonce-{count}\r\nConnection: close\r\n");
             let answer = format!("HTTP/1.1 {head}\r\n{nonce}Content-Length: {}\r\n\r\n{body}", body.len());
@@ -316,6 +329,38 @@ async fn what_a_ca_must_not_say_is_an_error_and_unknown_challenges_are_not() {
             }
             Err(error) => assert_eq!(error.class, ErrorClass::RetryLater),
         }
+    }
+}
+
+#[tokio::test]
+async fn another_key_is_taken_when_the_ca_accepts_it_and_not_for_its_silence() {
+    let challenges = json!([{ "type": "dns-01", "url": "{base}/c/1", "status": "pending", "token": "abc" }]);
+    let identifier = json!({ "type": "dns", "value": "a.example" });
+    let body = json!({ "status": "pending", "identifier": identifier, "challenges": challenges });
+    let good = format!("200 OK\n\n{body}");
+    let refused = r#"400 Bad Request
+Content-Type: application/problem+json
+
+{"type":"urn:ietf:params:acme:error:malformed","detail":"JWS verification error"}"#;
+    let limited = r#"429 Too Many Requests
+Content-Type: application/problem+json
+
+{"type":"urn:ietf:params:acme:error:rateLimited","detail":"slow down"}"#;
+    for unheard in ["503 Service Unavailable\n\n", "500 Internal Server Error\n\n", limited] {
+        let answers = [good.as_str(), refused, unheard, &good, refused, &good].join(NEXT);
+        let ca = FakeCa::start(&[("/authz", &answers)]).await;
+        let record = Arc::new(MemoryRecord::default());
+        let old = ca.store_key(&record);
+        let acme = Acme::with_record(ca.settings(), Arc::<MemoryRecord>::clone(&record)).unwrap();
+        let value = async || Some(acme.authorization(&ca.url("/authz")).await.ok()?.dns01?.txt_value);
+        assert_eq!(value().await, Some(old.txt_value("abc")));
+        let new = ca.store_key(&record);
+        assert_eq!(value().await, None, "{unheard}");
+        assert_eq!(value().await, Some(old.txt_value("abc")), "{unheard}: a key was taken that the CA has not accepted");
+        for _ in 0..2 {
+            assert_eq!(value().await, Some(new.txt_value("abc")), "the value is not of the key that was accepted");
+        }
+        assert_eq!(ca.seen("/authz").len(), 7);
     }
 }
 

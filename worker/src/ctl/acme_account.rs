@@ -14,7 +14,7 @@ use serde::Serialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::connect_with_keys;
+use super::{connect_to_seal, connect_with_keys};
 use super::output::{Ended, or_none, print, print_json};
 use crate::acme::{Acme, generate_rsa_key_pem, parse_rsa_key_pem, rsa_key_pem_as_pkcs8};
 use crate::settings::AcmeArgs;
@@ -156,7 +156,7 @@ impl Show {
 
 impl Replace {
     async fn run(self) -> anyhow::Result<Ended> {
-        let (mut conn, ring) = connect_with_keys(&self.database, &self.keys).await?;
+        let (mut conn, ring) = connect_to_seal(&self.database, &self.keys).await?;
         let directory = self.acme.acme_directory.as_str();
         let registration = acme_accounts::registration(&mut conn, Some(directory)).await?;
         let Some(Registration { kid, .. }) = registration else {
@@ -174,12 +174,12 @@ impl Replace {
         let fresh = tokio::task::spawn_blocking(generate_rsa_key_pem).await??;
         // Before the CA is told: a key that nobody has would lose the account.
         let Some(next) = account_key::offer(&mut conn, &ring, directory, &fresh).await? else {
-            bail!("the account was removed meanwhile");
+            bail!("another run has just given the account a key, or it was removed: look with `acme-account show`");
         };
         let acme = acme(&self.acme, &self.database, &ring)?;
         if let Err(error) = acme.change_key(next.private_key_pem.expose(), next.is_resumed).await {
             eprintln!(
-                "countersignctl: the CA has not taken the new key: {}. It is kept for the next try of the same command. \
+                "countersignctl: {}. The key is kept for the next try of the same command. \
                  An account that the CA has deactivated takes none: README.md says what to do then",
                 chain(&error)
             );
@@ -189,6 +189,20 @@ impl Replace {
         account_key::promote(&mut tx, &ring, directory, &next.private_key_pem).await?;
         tx.commit().await?;
         print(&format!("{kid} has a new key; workers notice at their next request"))?;
+        // One that was placed while the CA was told has a value of the key before.
+        let bound = account_key::orders_bound_to_key(&mut conn, directory).await?;
+        if bound > 0 {
+            print(&format!(
+                "the CA will refuse up to {bound} open orders, whose TXT values were made with the key before: retry them with \
+                 `countersignctl orders retry --code challenge_refused`"
+            ))?;
+        }
+        if next.is_resumed {
+            print(
+                "the new key was made by a run before, which did not end: if somebody may have read it since, run the \
+                 same command once more",
+            )?;
+        }
         Ok(Ended::Done)
     }
 }
@@ -199,7 +213,7 @@ impl Import {
             .map(Zeroizing::new)
             .with_context(|| format!("cannot read {}", self.key_file.display()))?;
         let pem = rsa_key_pem_as_pkcs8(&pem).with_context(|| format!("{} is of no use", self.key_file.display()))?;
-        let (mut conn, ring) = connect_with_keys(&self.database, &self.keys).await?;
+        let (mut conn, ring) = connect_to_seal(&self.database, &self.keys).await?;
         let directory = self.acme_directory.as_str();
         if !acme_accounts::import(&mut conn, &ring, directory, &pem, self.kid.as_str()).await? {
             bail!("{directory} has an account already; nothing was changed");

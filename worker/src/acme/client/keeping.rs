@@ -27,6 +27,16 @@ pub enum Revoked {
     Before,
 }
 
+/// Why a key is not known to be the account's. The same call again finds out.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyChangeError {
+    #[error("the CA has not taken the new key")]
+    Refused(#[from] AcmeError),
+    /// What went wrong first; the CA could not be asked afterwards.
+    #[error("it is not known whether the CA has taken the new key")]
+    Unknown(#[source] AcmeError),
+}
+
 impl Acme {
     /// Revokes the leaf of a chain as our account (RFC 8555 section 7.6). `reason`: a CRLReason of RFC 5280 section 5.3.1.
     pub async fn revoke(&self, chain_pem: &str, reason: i16) -> Result<Revoked, AcmeError> {
@@ -71,12 +81,14 @@ impl Acme {
     }
 
     /// keyChange (RFC 8555 section 7.3.5): the account has the key `next` afterwards, whether this run or one before told the CA.
-    pub async fn change_key(&self, next_pem: &str, is_resumed: bool) -> Result<(), AcmeError> {
+    pub async fn change_key(&self, next_pem: &str, is_resumed: bool) -> Result<(), KeyChangeError> {
         const KIND: RequestKind = RequestKind::Account;
+        // Before this run has told the CA, only one before may have.
+        let early = |error| if is_resumed { KeyChangeError::Unknown(error) } else { KeyChangeError::Refused(error) };
         let next = parse_rsa_key_pem(next_pem).map_err(AcmeError::unusable_account)?;
-        let session = self.0.accounts.session().await?;
+        let session = self.0.accounts.session().await.map_err(early)?;
         let kid = session.transport.kid().unwrap_or_default().to_owned();
-        if is_resumed && self.is_key_of(&next, &kid).await? {
+        if is_resumed && self.is_key_of(&next, &kid).await.map_err(early)? {
             return Ok(());
         }
         let url = self.resource("keyChange").await?;
@@ -84,19 +96,22 @@ impl Acme {
         let change = json!({ "account": kid, "oldKey": session.transport.key().jwk() }).to_string();
         let inner = jws(&header, change.as_bytes(), |message| next.sign(message));
         let inner = inner.map_err(|failure| AcmeError::of_failure(KIND, failure))?.to_string();
-        match asking(KIND, session.transport.signed_post(&url, inner.as_bytes())).await {
-            Ok(_) => Ok(()),
-            // The answer may have been lost, or somebody was quicker with the same key.
-            Err(failure) if self.is_key_of(&next, &kid).await? => {
+        let Err(failure) = asking(KIND, session.transport.signed_post(&url, inner.as_bytes())).await else {
+            return Ok(());
+        };
+        // The answer may have been lost, or somebody was quicker with the same key.
+        match self.is_key_of(&next, &kid).await {
+            Ok(true) => {
                 tracing::info!(%failure, "the CA had taken the key all the same");
                 Ok(())
             }
-            Err(failure) => Err(AcmeError::of_failure(KIND, failure)),
+            Ok(false) => Err(KeyChangeError::Refused(AcmeError::of_failure(KIND, failure))),
+            Err(_) => Err(KeyChangeError::Unknown(AcmeError::of_failure(KIND, failure))),
         }
     }
 
-    /// Once more after a refusal that another key of the account would explain. The refusal itself when there is no other key, or
-    /// when the CA says the same of it.
+    /// Once more by each other key of the account, after a refusal that another key would explain. The refusal itself when there
+    /// is no other key, or when the CA says the same of each. Only a success makes a key everybody's.
     pub(super) async fn by_another_key<T, F>(
         &self,
         refused: &Arc<Session>,
@@ -106,18 +121,20 @@ impl Acme {
     where
         F: Future<Output = Result<T, AcmeError>>,
     {
-        let Some(other) = self.0.accounts.rekeyed(refused).await? else {
-            return Err(refusal);
-        };
-        match request(Arc::clone(&other)).await {
-            // It was about something else, or the CA has not heard of that key yet.
-            Err(again) if again.may_be_of_another_key() => Err(refusal),
-            outcome => {
-                tracing::info!("our account at the CA has another key");
-                self.0.accounts.adopt(refused, other).await?;
-                outcome
+        for other in self.0.accounts.rekeyed(refused).await? {
+            match request(Arc::clone(&other)).await {
+                Ok(done) => {
+                    tracing::info!("our account at the CA has another key");
+                    self.0.accounts.adopt(other).await?;
+                    return Ok(done);
+                }
+                // It was about something else, or the CA does not have that key, not any more or not yet.
+                Err(again) if again.may_be_of_another_key() => {}
+                // Silence, a limit, an outage: says nothing of the key, which the CA may not know.
+                Err(error) => return Err(error),
             }
         }
+        Err(refusal)
     }
 
     /// Whether the CA knows this key as that of the account (RFC 8555 section 7.3.1).
