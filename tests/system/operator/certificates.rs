@@ -76,6 +76,14 @@ async fn a_certificate_is_revoked_at_the_ca_recorded_and_not_renewed_by_itself()
     sqlx::query(new).execute(stack.pool()).await.unwrap();
     ctl(&stack, "", &["certificates", "revoke", &"f".repeat(32)]).await.ended(4);
     ctl(&stack, "", &["certificates", "revoke", "nothing"]).await.ended(3);
+    // One that fails ends nothing, is told with the others, and the gravest of them is the exit code.
+    let broken = "UPDATE certificates SET revoked_at = NULL, revocation_reason = NULL, certificate_pem = 'broken'
+                  WHERE state = 'issued'";
+    sqlx::query(broken).execute(stack.pool()).await.unwrap();
+    let many = ["certificates", "revoke", &id, "nothing", "--json"];
+    let results = ctl(&stack, "", &many).await.ended(4).json()["results"].clone();
+    assert!(results[0]["result"].as_str().unwrap().starts_with("failed, run it again: "), "{results}");
+    assert_eq!(results[1], json!({ "id": "nothing", "result": "not found" }));
     let mut elsewhere = command(&stack.database_url(), &["certificates", "revoke", &id]);
     elsewhere.env("ACME_DIRECTORY", "https://other.example/directory");
     assert!(said(elsewhere).await.ended(4).err.contains("no account at https://other.example/directory"));
@@ -116,12 +124,18 @@ async fn chain_and_key_are_exported_to_new_files_of_ours_alone_and_every_export_
     let refused = ctl(&stack, &ring, &export).await.ended(1);
     assert!(refused.err.contains("cannot make"), "{}", refused.err);
     assert_eq!(std::fs::read_to_string(&private).unwrap(), pem);
+    let other = folder.path().join("other.pem");
+    let to_other = ["certificates", "export", &id, "--chain", other.to_str().unwrap(), "--key", to_private];
+    ctl(&stack, &ring, &to_other).await.ended(1);
+    assert!(!other.exists(), "half of an export is left");
     // Where the row of the audit cannot be written, nothing comes out.
     let mut conn = connect(&stack.database_url()).await;
     let refuse = "ALTER TABLE audit_entries ADD CONSTRAINT no_more CHECK (action <> 'private_key.export') NOT VALID";
     sqlx::query(AssertSqlSafe(refuse)).execute(&mut conn).await.unwrap();
     let refused = ctl(&stack, &ring, &["certificates", "export", &id, "--key", "-"]).await.ended(1);
     assert_eq!(refused.out, "");
+    ctl(&stack, &ring, &[&to_other[..5], &["--key", "-"]].concat()).await.ended(1);
+    assert!(!other.exists(), "a file is left");
     ctl(&stack, "", &["certificates", "export", &id, "--key", "-"]).await.ended(1);
     ctl(&stack, &ring, &["certificates", "export", &id]).await.ended(2);
     ctl(&stack, &ring, &["certificates", "export", "nothing", "--chain", "-"]).await.ended(3);

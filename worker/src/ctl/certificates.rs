@@ -1,7 +1,7 @@
 //! `countersignctl certificates`: see certificates, revoke them, and take chain and key out. Every export and every revocation
 //! leaves a row in the audit.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -251,10 +251,12 @@ impl Revoke {
         let acme = Acme::new(self.acme.settings()?, pool, ring)?;
         let (mut ended, mut results) = (Ended::Done, Vec::new());
         for id in &self.ids {
-            let (came, said) = self.revoke(&mut conn, &acme, id).await.with_context(|| format!("certificate {id}"))?;
-            if came != Ended::Done {
-                ended = came;
-            }
+            // The next one may still be revoked, and whatever was has to be told.
+            let (came, said) = match self.revoke(&mut conn, &acme, id).await {
+                Ok(came) => came,
+                Err(error) => (Ended::Refused, format!("failed, run it again: {error:#}")),
+            };
+            ended = ended.max(came);
             if !self.json {
                 print(&format!("{id}  {said}"))?;
             }
@@ -320,27 +322,60 @@ impl Export {
             Some(_) => ordered::private_key(&mut conn, &ring, line.id).await?,
             None => None,
         };
+        if self.key.is_some() && key.is_none() {
+            eprintln!("countersignctl: certificate {} has no private key any more", line.id);
+            return Ok(Ended::NotFound);
+        }
+        let chain_to = self.chain.as_deref().map(Target::open).transpose()?;
+        let key_to = self.key.as_deref().map(Target::open).transpose()?;
         // Before anything comes out: no export without its row.
         let action = if key.is_some() { "private_key.export" } else { "certificate.export" };
         audit::record_operator(&mut conn, line.account_id, action, &subject(&line), REQUEST_ID).await?;
-        if let Some(path) = &self.chain {
-            put(path, &chain)?;
+        if let Some(mut target) = chain_to {
+            target.put(&chain)?;
         }
-        if let Some((path, key)) = self.key.as_ref().zip(key) {
-            put(path, key.expose())?;
+        if let Some((mut target, key)) = key_to.zip(key) {
+            target.put(key.expose())?;
         }
         Ok(Ended::Done)
     }
 }
 
-/// Into a new file that nobody else may read: one that exists might be open to others.
-fn put(path: &Path, pem: &str) -> anyhow::Result<()> {
-    if path.as_os_str() == "-" {
-        return print(pem.trim_end());
+/// Where a PEM goes: opened before anything is written, and gone again if that does not come to pass.
+enum Target<'a> {
+    Output,
+    File { path: &'a Path, file: File, is_written: bool },
+}
+
+impl<'a> Target<'a> {
+    /// A new file that nobody else may read: one that exists might be open to others.
+    fn open(path: &'a Path) -> anyhow::Result<Self> {
+        if path.as_os_str() == "-" {
+            return Ok(Self::Output);
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let file = file.with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self::File { path, file, is_written: false })
     }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = file.with_context(|| format!("cannot make {}", path.display()))?;
-    file.write_all(pem.as_bytes())
-        .and_then(|()| file.sync_all())
-        .with_context(|| format!("cannot write {}", path.display()))
+
+    fn put(&mut self, pem: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Output => print(pem.trim_end()),
+            Self::File { path, file, is_written } => {
+                let written = file.write_all(pem.as_bytes()).and_then(|()| file.sync_all());
+                written.with_context(|| format!("cannot write {}", path.display()))?;
+                *is_written = true;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Target<'_> {
+    fn drop(&mut self) {
+        if let Self::File { path, is_written: false, .. } = self {
+            // Whoever tries again would find it in the way.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }

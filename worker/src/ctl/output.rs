@@ -11,8 +11,8 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-/// How a verb ended; the exit code tells scripts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a verb ended; the exit code tells scripts. Ordered: of several, the gravest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ended {
     /// 0: all that was asked for.
     Done,
