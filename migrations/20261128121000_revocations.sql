@@ -5,8 +5,6 @@ ALTER TABLE certificates
     ADD COLUMN revocation_reason smallint,
     ADD CONSTRAINT certificates_revoked_has_reason CHECK (num_nulls(revoked_at, revocation_reason) IN (0, 2)) NOT VALID,
     ADD CONSTRAINT certificates_revoked_was_issued CHECK (revoked_at IS NULL OR state = 'issued') NOT VALID;
-ALTER TABLE certificates VALIDATE CONSTRAINT certificates_revoked_has_reason;
-ALTER TABLE certificates VALIDATE CONSTRAINT certificates_revoked_was_issued;
 COMMENT ON COLUMN certificates.revoked_at IS 'When its revocation was recorded, after the CA had revoked it. NULL: not revoked by us.';
 COMMENT ON COLUMN certificates.revocation_reason IS 'The reason that the CA was given: a CRLReason of RFC 5280 section 5.3.1.';
 
