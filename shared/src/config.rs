@@ -426,4 +426,25 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         assert!(matches!(secret("AUTH_TOKEN", None, Some(&file)), Err(ConfigError::File { .. })));
     }
+
+    #[test]
+    fn keys_that_are_named_and_empty_are_an_error_and_never_left_out() {
+        let file = std::env::temp_dir().join(format!("countersign-keys-{}", std::process::id()));
+        let ring = |value: Option<&str>, file: Option<&Path>| {
+            let encryption_keys = value.map(|value| Secret::new(value.to_owned()));
+            KeyRingArgs { encryption_keys, encryption_keys_file: file.map(Path::to_owned) }.ring()
+        };
+        for nothing in ["", "\n", " \n\n", ",\n"] {
+            std::fs::write(&file, nothing).unwrap();
+            for value in [None, Some("")] {
+                let empty = ring(value, Some(&file));
+                assert!(matches!(empty, Err(ConfigError::KeyRing(KeyRingError::Empty))), "{nothing:?} {value:?}");
+            }
+        }
+        std::fs::write(&file, "plain\n").unwrap();
+        for plain in [ring(None, Some(&file)), ring(None, None), ring(Some(""), None), ring(Some("plain"), None)] {
+            assert_eq!(plain.unwrap().sealing_key(), None);
+        }
+        std::fs::remove_file(&file).unwrap();
+    }
 }

@@ -68,7 +68,9 @@ pub async fn await_keys(pool: &PgPool, ring: &KeyRing, stop: &CancellationToken)
         Some(checked) => {
             checked?;
             if ring.sealing_key().is_none() {
-                tracing::warn!("ENCRYPTION_KEYS has no key to seal with: private keys and secrets are stored unencrypted");
+                tracing::warn!(
+                    "ENCRYPTION_KEYS has no key to seal with: private keys and secrets are stored unencrypted"
+                );
             }
             Ok(true)
         }

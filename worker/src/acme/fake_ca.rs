@@ -356,7 +356,11 @@ Content-Type: application/problem+json
         assert_eq!(value().await, Some(old.txt_value("abc")));
         let new = ca.store_key(&record);
         assert_eq!(value().await, None, "{unheard}");
-        assert_eq!(value().await, Some(old.txt_value("abc")), "{unheard}: a key was taken that the CA has not accepted");
+        assert_eq!(
+            value().await,
+            Some(old.txt_value("abc")),
+            "{unheard}: a key was taken that the CA has not accepted"
+        );
         for _ in 0..2 {
             assert_eq!(value().await, Some(new.txt_value("abc")), "the value is not of the key that was accepted");
         }

@@ -14,8 +14,8 @@ use serde::Serialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::{connect_to_seal, connect_with_keys};
 use super::output::{Ended, or_none, print, print_json};
+use super::{connect_to_seal, connect_with_keys};
 use crate::acme::{Acme, generate_rsa_key_pem, parse_rsa_key_pem, rsa_key_pem_as_pkcs8};
 use crate::settings::AcmeArgs;
 
