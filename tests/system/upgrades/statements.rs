@@ -13,7 +13,7 @@ use crate::databases::{connect, empty, migrated};
 
 /// What later migrations have changed about tables that an older version uses, `table.constraint` or `table.column`:
 /// each with the reason why the older programs do not stumble over it.
-const CONSIDERED: [(&str, &str); 18] = [
+const CONSIDERED: [(&str, &str); 22] = [
     ("acme_accounts.private_key_pem", "NULL only where it is sealed, which begins when every program has the keys"),
     ("acme_accounts.acme_accounts_has_one_key", "older programs write the plain one, and know no other"),
     ("acme_accounts.acme_accounts_has_one_next_key", "older programs write neither"),
@@ -32,6 +32,10 @@ const CONSIDERED: [(&str, &str); 18] = [
         "presenter_proposals.presenter_proposals_refused_keeps_no_sealed_secret",
         "a refusal of what an older program cannot read is rolled back, so that a newer one tries it",
     ),
+    ("presenter_proposals.presenter_proposals_refused_keeps_no_secret", "asks for less than it did"),
+    ("presenter_proposals.presenter_proposals_withdrawn_is_refused", "older programs withdraw by deleting the row"),
+    ("presenter_proposals.presenter_proposals_of_account_key", "asks for less than it did"),
+    ("presenter_proposals.presenter_proposals_of_domain_key", "asks for less than it did"),
     ("webhooks.webhooks_has_one_secret", "older programs write the plain one, and know no other"),
     ("webhooks.webhooks_secret_sealed_check", "older programs do not write it"),
     ("audit_entries.token_id", "NULL for what an operator does without a token; older programs do not list those rows"),
