@@ -1,4 +1,4 @@
-//! Every metric: its name, unit, labels, and the function that records it. README.md has the table for operators.
+//! Every metric: its name, unit, labels, and the function that records it. deploy/operating.md has the table for operators.
 //!
 //! Names and units are OpenTelemetry's; Prometheus sees `countersign.orders.ended` as `countersign_orders_ended_total`. Lengths are in
 //! seconds. Before `Telemetry::start`, and in tests, nothing is recorded.

@@ -180,7 +180,7 @@ impl Replace {
         if let Err(error) = acme.change_key(next.private_key_pem.expose(), next.is_resumed).await {
             eprintln!(
                 "countersignctl: {}. The key is kept for the next try of the same command. \
-                 An account that the CA has deactivated takes none: README.md says what to do then",
+                 An account that the CA has deactivated takes none: deploy/operating.md says what to do then",
                 chain(&error)
             );
             return Ok(Ended::Refused);
