@@ -15,9 +15,14 @@ const PROGRAMS: [&str; 4] = ["countersign-api", "countersign-dns", "countersign-
 const KUSTOMIZATIONS: [&str; 3] = ["base", "overlays/staging", "overlays/production"];
 
 /// Variables in `deploy/` that are not ours to define.
-const OF_OTHERS: [&str; 8] = [
+const OF_OTHERS: [&str; 12] = [
     "CARGO_PROFILE_RELEASE_STRIP",
     "DNS_SERVER",
+    // Read by the OpenTelemetry SDK itself.
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_TRACES_SAMPLER",
     "PEBBLE_CONFIG",
     "PEBBLE_VA_NOSLEEP",
     "POSTGRES_DB",
