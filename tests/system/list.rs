@@ -232,7 +232,7 @@ fn list_statement(with_status: bool) -> String {
     let query =
         |file: Vec<u8>| serde_json::from_slice::<Value>(&file).unwrap()["query"].as_str().map(ToOwned::to_owned);
     let lists_domains = |text: &String| {
-        ["FROM domains WHERE", "ORDER BY", "LIMIT"].iter().all(|part| text.contains(part))
+        ["FROM domains WHERE account_id = 1", "ORDER BY", "LIMIT"].iter().all(|part| text.contains(part))
             && text.contains("status = $1") == with_status
     };
     let found: Vec<String> = files.filter_map(query).filter(lists_domains).collect();
