@@ -15,7 +15,7 @@ prepare: ## Install what building and testing need (asks first; YES=1 does not a
 build: prepare
 	$(CARGO) build --locked --workspace --bins
 
-demo: build ## Bring one domain to its certificate, on servers of its own, and show every step
+demo: build ## Bring three names to their certificates, on servers of its own, and show every step
 	@$(STACK) demo
 
 test: build ## Run all tests; they need Postgres and Pebble, nothing else
@@ -35,7 +35,7 @@ observe: build ## Load on a stack that Prometheus scrapes; an operator's questio
 up: build ## Start everything in the background, or what has died of it (API_REPLICAS=2 WORKERS=2 FRESH=1)
 	@$(STACK) up
 
-down: ## Stop what `make up` started
+down: ## Stop what `make up` started (FRESH=1 removes its database, too)
 	@$(STACK) down
 
 check: ## Formatting, lints, documentation, SQL metadata, and what is built in (deny.toml)

@@ -17,7 +17,8 @@ use crate::stack::processes::{Lifetime, Processes, Signal};
 use crate::stack::{accounts, delegation, dns, folder, pebble, postgres};
 
 /// What our binaries do by default; given to them in any case, so that `env` says what holds.
-const DEFAULTS: [(&str, &str); 2] = [("POLL_INTERVAL", "10s"), ("POLL_TIMEOUT", "5m")];
+const DEFAULTS: [(&str, &str); 3] =
+    [("POLL_INTERVAL", "10s"), ("POLL_TIMEOUT", "5m"), ("DNS_AUTHORITATIVE_CHECK", "off")];
 
 /// So that one can be killed.
 const NAME_SERVERS: usize = 2;
@@ -97,11 +98,17 @@ pub async fn up(apis: usize, workers: usize, fresh: bool) -> Result<()> {
     Ok(())
 }
 
-/// Stops everything; the database is kept for the next `up`.
-pub async fn down() -> Result<()> {
+/// Stops everything; the database is kept for the next `up`, or removed with all that is `fresh` to be made then.
+pub async fn down(fresh: bool) -> Result<()> {
     let folder = folder()?;
     let _only_one = lock(&folder)?;
     let stopped = stop(&folder).await?;
+    if fresh {
+        remove(&folder)?;
+    } else if let Some(state) = read(&folder)? {
+        let kept = state.data_folder.display();
+        println!("The database is kept in {kept}; `make down FRESH=1` removes it.");
+    }
     println!(
         "{}",
         if stopped.is_empty() { "Nothing is running.".to_owned() } else { format!("Stopped {}.", stopped.join(", ")) }
@@ -173,10 +180,15 @@ fn assignments(plan: &Plan, api_token: &str) -> String {
         ("ACME_CA_FILE", plan.pebble.https_root_file().display().to_string()),
         ("ACME_ROOT_FILE", plan.pebble.issued_root_file().display().to_string()),
         ("DNS_SERVER", plan.resolver_address()),
+        // For countersignctl, which looks as the workers do.
+        ("DNS_RESOLVERS", plan.resolver_address()),
+        ("DNS_ALLOW_PRIVATE", "true".to_owned()),
         ("DNS_MANAGEMENT_URL", plan.dns.management_url()),
         ("NAME_SERVERS", plan.name_servers().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
     ];
-    for name in ["CHALLENGE_ZONE", "POLL_INTERVAL", "POLL_TIMEOUT", "AUTH_TOKEN"] {
+    let ours =
+        ["CHALLENGE_ZONE", "POLL_INTERVAL", "POLL_TIMEOUT", "AUTH_TOKEN", "ENCRYPTION_KEYS", "DNS_AUTHORITATIVE_CHECK"];
+    for name in ours {
         variables.extend(plan.settings.get(name).map(|value| (name, value.clone())));
     }
     variables.into_iter().fold(String::new(), |mut text, (name, value)| {

@@ -19,7 +19,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Bring one domain to its certificate, and show every step
+    /// Bring three names to their certificates, and show every step
     Demo,
     /// Kill and restart everything of ours while customers order certificates, and say what became of each order
     Chaos {
@@ -50,7 +50,12 @@ enum Verb {
         fresh: bool,
     },
     /// Stop that stack
-    Down,
+    Down {
+        /// And remove its database
+        #[arg(long, env = "FRESH", action = ArgAction::Set, default_value = "0", num_args = 0..=1, default_missing_value = "1",
+              value_parser = clap::builder::BoolishValueParser::new())]
+        fresh: bool,
+    },
     /// Answer DNS for a stack that has name servers of ours
     #[command(hide = true)]
     Recursor {
@@ -96,7 +101,7 @@ async fn run(verb: Verb) -> Result<()> {
         }
         Verb::Observe { orders, keep } => observe::run(orders, keep).await?,
         Verb::Up { api_replicas, workers, fresh } => up::up(api_replicas, workers, fresh).await?,
-        Verb::Down => up::down().await?,
+        Verb::Down { fresh } => up::down(fresh).await?,
         Verb::Recursor { port, upstream, mut zone, name_servers } => {
             zone.set_fqdn(true);
             recursor::serve(port, Recursor { upstream, zone, name_servers }).await?;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 const INHERITED: [&str; 5] = ["PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE"];
 
 /// Settings of our own binaries that are passed on to all of them.
-const OURS: [&str; 19] = [
+const OURS: [&str; 21] = [
     "POLL_INTERVAL",
     "POLL_TIMEOUT",
     "CONFIRM_GRACE",
@@ -26,6 +26,8 @@ const OURS: [&str; 19] = [
     "SHUTDOWN_DELAY",
     "SHUTDOWN_GRACE",
     "AUTH_TOKEN",
+    "ENCRYPTION_KEYS",
+    "RATE_LIMIT",
     "LOG_LEVEL",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 ];

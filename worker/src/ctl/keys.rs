@@ -179,8 +179,16 @@ impl Change {
         } else {
             let header = ["TABLE", "COLUMN", "SELECTED", "SEALED", "LEFT", "UNREADABLE"];
             print_table(&header, report.iter().map(line))?;
-            let what = if self.dry_run { "nothing was changed" } else { "by the key" };
-            print(&format!("{} sealed, {what} {first}", report.iter().map(|column| column.sealed).sum::<usize>()))?;
+            print(&match self.dry_run {
+                true => {
+                    let selected: i64 = report.iter().map(|column| column.selected).sum();
+                    format!("{selected} would be sealed by the key {first}; nothing was changed")
+                }
+                false => {
+                    let sealed: usize = report.iter().map(|column| column.sealed).sum();
+                    format!("{sealed} sealed by the key {first}")
+                }
+            })?;
         }
         let is_whole = report.iter().all(|column| column.unreadable.is_empty() && (self.dry_run || column.left == 0));
         Ok(if is_whole { Ended::Done } else { Ended::Refused })

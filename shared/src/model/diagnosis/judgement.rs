@@ -371,7 +371,10 @@ impl Case<'_> {
         let owner = &self.facts.owner;
         let text = match (self.alias(), self.facts.expected.is_empty()) {
             (Some(alias), true) => format!("{owner} is an alias of {alias}, and nothing else is awaited there now"),
-            (None, true) => "the name servers answer, and no record is awaited now".to_owned(),
+            (None, true) if self.sights.walk.hops.iter().any(|hop| hop.answering().next().is_some()) => {
+                "the name servers answer, and no record is awaited now".to_owned()
+            }
+            (None, true) => "no record is awaited now; the name servers themselves were not asked".to_owned(),
             (_, false) => format!("every name server that answers shows what is expected at {owner}"),
         };
         Finding::new(C::AllWell, Info, text)
