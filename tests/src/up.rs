@@ -16,7 +16,7 @@ use crate::stack::plan::{Plan, Role};
 use crate::stack::processes::{Lifetime, Processes, Signal};
 use crate::stack::{accounts, delegation, dns, folder, pebble, postgres};
 
-/// What our binaries do by default; given to them in any case, so that `env` says what holds.
+/// Given to our binaries in any case, so that `env` says what holds: their defaults, and that nobody here knows name servers to ask.
 const DEFAULTS: [(&str, &str); 3] =
     [("POLL_INTERVAL", "10s"), ("POLL_TIMEOUT", "5m"), ("DNS_AUTHORITATIVE_CHECK", "off")];
 
