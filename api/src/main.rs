@@ -102,6 +102,7 @@ async fn run() -> anyhow::Result<()> {
         practice: Arc::clone(&practice),
     });
     tracing::info!(address = %settings.server_addr, version = env!("CARGO_PKG_VERSION"), "ready");
+    metrics::begin_api_series();
     started.set();
     let rates = Arc::new(Rates::start(&pool, settings.rate_limit).await.context("cannot read the database's time")?);
     tasks.spawn({

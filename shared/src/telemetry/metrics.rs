@@ -36,6 +36,7 @@ struct Instruments {
     order_seen: Histogram<f64>,
     order_issuance: Histogram<f64>,
     order_place: Histogram<f64>,
+    place_outcomes: Counter<u64>,
     job_claim_lag: Histogram<f64>,
     job_outcomes: Counter<u64>,
     leases_lost: Counter<u64>,
@@ -74,6 +75,7 @@ impl Instruments {
                 "How long a caller waited for its order to be placed, by what came of it",
                 &REQUEST_SECS,
             ),
+            place_outcomes: counter("countersign.order.place.outcomes", "Waits of callers, by what came of them"),
             job_claim_lag: histogram(
                 "countersign.job.claim.lag",
                 "From a job being due until a worker has it",
@@ -137,6 +139,7 @@ pub fn begin_worker_series() {
     for code in ProblemCode::iter() {
         count_ended(OrderOutcome::Failed, Some(code), 0);
     }
+    count_ended(OrderOutcome::Cancelled, Some(ProblemCode::NotPlacedInTime), 0);
     record(|instruments| {
         instruments.leases_lost.add(0, &[]);
         instruments.account_problems.add(0, &[]);
@@ -144,6 +147,16 @@ pub fn begin_worker_series() {
             instruments.webhook_deliveries.add(0, &[label("outcome", outcome)]);
         }
     });
+}
+
+/// The same for what the API counts.
+pub fn begin_api_series() {
+    for code in [ProblemCode::NotPlacedInTime, ProblemCode::DomainDeleted] {
+        count_ended(OrderOutcome::Cancelled, Some(code), 0);
+    }
+    for outcome in PlaceOutcome::iter() {
+        count_place(outcome, 0);
+    }
 }
 
 /// What an event that was stored means for the metrics of orders; `after` is the order after it.
@@ -177,6 +190,12 @@ fn count_ended(outcome: OrderOutcome, code: Option<ProblemCode>, count: u64) {
 /// A caller has waited so long for its order to be placed.
 pub fn order_place_wait(outcome: PlaceOutcome, waited: Duration) {
     record(|instruments| instruments.order_place.record(waited.as_secs_f64(), &[label("outcome", outcome)]));
+    count_place(outcome, 1);
+}
+
+/// Beside the histogram, because that cannot begin at 0.
+fn count_place(outcome: PlaceOutcome, count: u64) {
+    record(|instruments| instruments.place_outcomes.add(count, &[label("outcome", outcome)]));
 }
 
 /// A job was claimed so many seconds after it was due.
