@@ -177,9 +177,14 @@ pub fn order_moved(after: &Order, event: &OrderEvent) {
             count_ended(OrderOutcome::Issued, None, 1);
         }
         OrderEvent::GaveUp { problem, .. } => count_ended(OrderOutcome::Failed, Some(problem.code), 1),
-        OrderEvent::Cancelled { problem, .. } => count_ended(OrderOutcome::Cancelled, Some(problem.code), 1),
+        OrderEvent::Cancelled { problem, .. } => orders_cancelled(problem.code, 1),
         _ => {}
     }
+}
+
+/// So many orders were cancelled, and that is committed.
+pub fn orders_cancelled(code: ProblemCode, count: usize) {
+    count_ended(OrderOutcome::Cancelled, Some(code), count as u64);
 }
 
 fn count_ended(outcome: OrderOutcome, code: Option<ProblemCode>, count: u64) {
