@@ -271,19 +271,23 @@ pub fn observe_pool(pool: &PgPool) {
     let name = || KeyValue::new("db.client.connection.pool.name", "postgres");
     let counted = pool.clone();
     meter
-        .u64_observable_gauge("db.client.connection.count")
+        .i64_observable_up_down_counter("db.client.connection.count")
+        .with_unit("{connection}")
         .with_description("Connections to Postgres, by whether somebody uses them")
         .with_callback(move |observer| {
-            let idle = counted.num_idle() as u64;
-            let used = u64::from(counted.size()).saturating_sub(idle);
+            let size = i64::from(counted.size());
+            // The two are not read at once.
+            let idle = i64::try_from(counted.num_idle()).unwrap_or(size).min(size);
+            let used = size - idle;
             for (state, count) in [("idle", idle), ("used", used)] {
-                observer.observe(count, &[KeyValue::new("state", state), name()]);
+                observer.observe(count, &[KeyValue::new("db.client.connection.state", state), name()]);
             }
         })
         .build();
-    let most = u64::from(pool.options().get_max_connections());
+    let most = i64::from(pool.options().get_max_connections());
     meter
-        .u64_observable_gauge("db.client.connection.max")
+        .i64_observable_up_down_counter("db.client.connection.max")
+        .with_unit("{connection}")
         .with_description("Connections to Postgres that may be open")
         .with_callback(move |observer| observer.observe(most, &[name()]))
         .build();

@@ -126,6 +126,10 @@ async fn after_an_order_every_metric_that_it_moved_says_so() {
     assert!(has_all(&dns, &OF_EACH), "{dns:?}");
 
     for scrape in [&worker, &api, &dns] {
+        for state in ["idle", "used"] {
+            let connections = scrape.value("db_client_connection_count", &[("db_client_connection_state", state)]);
+            assert!(connections.is_some(), "{state}: {scrape:?}");
+        }
         for sample in &scrape.0 {
             for value in sample.labels.values() {
                 let is_foreign =
