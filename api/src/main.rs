@@ -101,10 +101,10 @@ async fn run() -> anyhow::Result<()> {
         challenge_zone: settings.delegation.challenge_zone.clone(),
         practice: Arc::clone(&practice),
     });
-    tracing::info!(address = %settings.server_addr, version = env!("CARGO_PKG_VERSION"), "ready");
-    metrics::begin_api_series();
-    started.set();
     let rates = Arc::new(Rates::start(&pool, settings.rate_limit).await.context("cannot read the database's time")?);
+    metrics::begin_api_series();
+    tracing::info!(address = %settings.server_addr, version = env!("CARGO_PKG_VERSION"), "ready");
+    started.set();
     tasks.spawn({
         let (rates, pool, stop) = (Arc::clone(&rates), pool.clone(), stop.clone());
         async move { rates.share(&pool, stop).await }
