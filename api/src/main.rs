@@ -25,7 +25,7 @@ use countersign_shared::doctor::Doctor;
 use countersign_shared::model::identifier::SUFFIX_LIST;
 use countersign_shared::store::{PgPool, notifications, orders};
 use countersign_shared::telemetry::{Telemetry, metrics};
-use countersign_shared::{lifecycle as process, ops as health, serve, telemetry};
+use countersign_shared::{lifecycle as process, ops as health, serve};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,15 +36,8 @@ use crate::limits::Places;
 use crate::settings::Settings;
 use crate::v2::{Rates, V2};
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            telemetry::report_fatal("countersign-api", error.as_ref());
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    process::run("countersign-api", run())
 }
 
 async fn run() -> anyhow::Result<()> {
