@@ -68,8 +68,7 @@ async fn run() -> anyhow::Result<()> {
     tasks.spawn(health::watch(pool.clone(), started.clone(), leaving.clone()));
     let operators = health::router(pool.clone(), started.clone(), leaving.clone(), telemetry.exposition());
     let operators = operators.merge(ops::router(pool.clone(), admin_token));
-    let until = serve::Until { leaving: leaving.clone(), stop: stop.clone(), grace };
-    tasks.spawn(serve::serve(admin_listener, operators, health::MAX_CONNECTIONS, until.clone()));
+    tasks.spawn(health::serve(admin_listener, operators));
 
     if !process::await_schema(&pool, &leaving).await? || !process::await_keys(&pool, &ring, &leaving).await? {
         return Ok(());
@@ -114,6 +113,7 @@ async fn run() -> anyhow::Result<()> {
         practice,
     });
     let router = routes::public(&settings.public_apis, app, auth_token, v2, Places::new(settings.max_requests.into()));
+    let until = serve::Until { leaving, stop, grace };
     serve::serve(listener, router, settings.max_connections.into(), until).await;
     telemetry.finish().await;
     tracing::info!("stopped");
