@@ -25,7 +25,7 @@ use countersign_shared::doctor::Doctor;
 use countersign_shared::model::identifier::SUFFIX_LIST;
 use countersign_shared::store::{PgPool, notifications, orders};
 use countersign_shared::telemetry::{Telemetry, metrics};
-use countersign_shared::{lifecycle as process, ops as health, serve, telemetry};
+use countersign_shared::{lifecycle as process, ops as health, serve};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,15 +36,8 @@ use crate::limits::Places;
 use crate::settings::Settings;
 use crate::v2::{Rates, V2};
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            telemetry::report_fatal("countersign-api", error.as_ref());
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    process::run("countersign-api", run())
 }
 
 async fn run() -> anyhow::Result<()> {
@@ -75,8 +68,7 @@ async fn run() -> anyhow::Result<()> {
     tasks.spawn(health::watch(pool.clone(), started.clone(), leaving.clone()));
     let operators = health::router(pool.clone(), started.clone(), leaving.clone(), telemetry.exposition());
     let operators = operators.merge(ops::router(pool.clone(), admin_token));
-    let until = serve::Until { leaving: leaving.clone(), stop: stop.clone(), grace };
-    tasks.spawn(serve::serve(admin_listener, operators, health::MAX_CONNECTIONS, until.clone()));
+    tasks.spawn(health::serve(admin_listener, operators));
 
     if !process::await_schema(&pool, &leaving).await? || !process::await_keys(&pool, &ring, &leaving).await? {
         return Ok(());
@@ -101,9 +93,10 @@ async fn run() -> anyhow::Result<()> {
         challenge_zone: settings.delegation.challenge_zone.clone(),
         practice: Arc::clone(&practice),
     });
+    let rates = Arc::new(Rates::start(&pool, settings.rate_limit).await.context("cannot read the database's time")?);
+    metrics::begin_api_series();
     tracing::info!(address = %settings.server_addr, version = env!("CARGO_PKG_VERSION"), "ready");
     started.set();
-    let rates = Arc::new(Rates::start(&pool, settings.rate_limit).await.context("cannot read the database's time")?);
     tasks.spawn({
         let (rates, pool, stop) = (Arc::clone(&rates), pool.clone(), stop.clone());
         async move { rates.share(&pool, stop).await }
@@ -120,6 +113,7 @@ async fn run() -> anyhow::Result<()> {
         practice,
     });
     let router = routes::public(&settings.public_apis, app, auth_token, v2, Places::new(settings.max_requests.into()));
+    let until = serve::Until { leaving, stop, grace };
     serve::serve(listener, router, settings.max_connections.into(), until).await;
     telemetry.finish().await;
     tracing::info!("stopped");

@@ -1,5 +1,7 @@
 //! Start and stop of a process.
 
+use std::error::Error;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,6 +11,26 @@ use crate::sealed::KeyRing;
 use crate::store::encryption_keys::{self, KeysError};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{self, PgPool, StoreError, pooling};
+use crate::telemetry;
+
+/// For blocking calls that outlast a process: a system's look-up of a name in a DNS that is silent takes longer.
+const BLOCKING_ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Runs `main`, all that `program` does, in a runtime, and says in its last words why it failed.
+pub fn run<E: AsRef<dyn Error>>(program: &str, main: impl Future<Output = Result<(), E>>) -> ExitCode {
+    let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().map(|runtime| {
+        let ended = runtime.block_on(main);
+        // Dropped, it would wait without end.
+        runtime.shutdown_timeout(BLOCKING_ENDS_WITHIN);
+        ended
+    });
+    match ended {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => telemetry::report_fatal(program, error.as_ref()),
+        Err(error) => telemetry::report_fatal(program, &error),
+    }
+    ExitCode::FAILURE
+}
 
 /// Cancels `stop` on SIGTERM or SIGINT; a second signal ends the process at once with status 130.
 ///
@@ -93,7 +115,7 @@ async fn await_database<T>(
         if !reported {
             let server = pool.connect_options();
             tracing::warn!(
-                error = crate::telemetry::chain(&outage),
+                error = telemetry::chain(&outage),
                 host = server.get_host(),
                 port = server.get_port(),
                 "waiting for the database"
@@ -103,5 +125,34 @@ async fn await_database<T>(
         if stop.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_none() {
             return Ok(None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_blocking_call_that_does_not_return_does_not_keep_the_process() {
+        let (returns, asked) = mpsc::channel::<()>();
+        let (ended, has_ended) = mpsc::channel();
+        let process = std::thread::spawn(move || {
+            run("test", async {
+                let (begins, has_begun) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || {
+                    begins.send(()).unwrap();
+                    let _ = asked.recv();
+                });
+                has_begun.await.unwrap();
+                Ok::<_, Box<dyn Error>>(())
+            });
+            ended.send(()).unwrap();
+        });
+        let in_time = has_ended.recv_timeout(10 * BLOCKING_ENDS_WITHIN);
+        drop(returns);
+        process.join().unwrap();
+        in_time.expect("it ends while the call still waits");
     }
 }

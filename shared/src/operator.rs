@@ -12,7 +12,7 @@ use crate::model::problem::{OrderProblem, ProblemCode};
 use crate::store::jobs::{self, Lane, overview};
 use crate::store::orders::{self, NewOrder};
 use crate::store::{PgConnection, StoreError, certificates, domains, presenter_configs};
-use crate::telemetry::{metrics, spans};
+use crate::telemetry::spans;
 
 /// Who is named in an order's timeline.
 const ACTOR: &str = "operator";
@@ -131,7 +131,8 @@ pub async fn cancel_order(conn: &mut PgConnection, id: &PublicId, request_id: &s
     Ok(Deed::Cancelled)
 }
 
-/// Cancels an open order whose row is locked, and wakes its job to clean up. `actor` is named in the timeline.
+/// Cancels an open order whose row is locked, and wakes its job to clean up. `actor` is named in the timeline. Who commits
+/// it counts it: `metrics::orders_cancelled`.
 pub async fn cancel(
     conn: &mut PgConnection,
     order: Order,
@@ -147,8 +148,6 @@ pub async fn cancel(
     if !orders::record(conn, &after, &event, actor).await? {
         return Err(corrupt);
     }
-    // Before the caller's commit: one that fails has counted an end too many.
-    metrics::order_moved(&after, &event);
     jobs::wake(conn, after.id, &spans::cause(request_id)).await
 }
 

@@ -20,7 +20,7 @@ use crate::telemetry::{Exposition, chain, metrics};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Operators, their scripts, and probes.
-pub const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 /// How old `countersign.ready` becomes.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 

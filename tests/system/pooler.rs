@@ -57,11 +57,18 @@ async fn every_program_refuses_a_pooler_that_gives_away_its_sessions() {
         return;
     }
     let direct = migrated().await;
-    for (number, (mode, options)) in
-        [(PoolMode::Transaction, ""), (PoolMode::Transaction, IN_TURN), (PoolMode::Statement, "")].iter().enumerate()
+    // With as many idle connections to Postgres as there will be of ours, and more; given out in turn, with exactly as many.
+    let more = "min_pool_size = 5";
+    for (number, (mode, options)) in [
+        (PoolMode::Transaction, more.to_owned()),
+        (PoolMode::Transaction, format!("{IN_TURN}\n{more}")),
+        (PoolMode::Transaction, format!("{IN_TURN}\nmin_pool_size = 3\ndefault_pool_size = 3")),
+        (PoolMode::Statement, more.to_owned()),
+    ]
+    .iter()
+    .enumerate()
     {
-        // With as many idle connections to Postgres as there will be of ours, and more.
-        let pooler = PgBouncer::start(&direct, *mode, &format!("{options}\nmin_pool_size = 5")).await.unwrap();
+        let pooler = PgBouncer::start(&direct, *mode, options).await.unwrap();
         let programs = Programs::new();
         let (mut settings, _) = service(pooler.url());
         settings.push(("CHALLENGE_ZONE", "acme.example".to_owned()));

@@ -35,7 +35,7 @@ const ISSUED: &str = "SELECT count(*) FROM orders WHERE state = 'issued'";
 
 #[tokio::test]
 async fn replicas_are_replaced_one_by_one_under_load_and_nobody_notices() {
-    let stack = Stack::builder().apis(4).workers(4).responders(4).setting("SHUTDOWN_DELAY", "1s");
+    let stack = Stack::builder().apis(4).workers(4).responders(4).setting("SHUTDOWN_DELAY", "3s");
     let stack = REPLACED.iter().fold(stack, |stack, (_, new)| stack.not_yet(new)).start().await;
     let service = Service::start(&stack, &["api-1", "api-2", "api-3", "api-4"]).await;
     let customers = Customers::start(&stack, service.url());

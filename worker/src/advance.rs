@@ -170,6 +170,7 @@ impl Advance {
             Some(_) => Outcome::Done,
             None => Outcome::Keep { lease_secs: self.lease_for.as_secs_f64() },
         };
+        let mut is_unsure = false;
         loop {
             match in_time(self.commit_once(lease, &after, event, &outcome)).await {
                 Ok(Committed::Stored(stored)) => {
@@ -191,15 +192,32 @@ impl Advance {
                     }
                     return Ok(Committed::Stored(stored));
                 }
-                Ok(other) => return Ok(other),
+                Ok(other) => {
+                    if is_unsure && self.is_stored(&after).await {
+                        metrics::order_moved(&after, event);
+                    }
+                    return Ok(other);
+                }
                 Err(error) if error.is_outage() => {
                     tracing::warn!(error = chain(&error), event = event.name(), "event not stored yet");
+                    is_unsure = true;
                     lease.answer_lost();
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Whether a commit whose answer was lost is what made the order stale. For the metrics alone: an order that has moved
+    /// on since, or a database that does not answer, leaves one event uncounted.
+    async fn is_stored(&self, after: &Order) -> bool {
+        let stored = in_time(async {
+            let mut conn = self.tools.pool.acquire().await?;
+            orders::load(&mut conn, after.id).await
+        });
+        let stored = stored.await.ok().flatten();
+        stored.is_some_and(|stored| stored.revision == after.revision && stored.state == after.state)
     }
 
     async fn commit_once(

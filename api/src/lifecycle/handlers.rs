@@ -146,8 +146,9 @@ pub(crate) async fn delete(
 ) -> Result<StatusCode, ApiError> {
     let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
     let domain = domains::lock(&mut tx, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
-    deletion::delete(&mut tx, &domain, &request_id).await?;
+    let cancelled = deletion::delete(&mut tx, &domain, &request_id).await?;
     tx.commit().await.map_err(StoreError::from)?;
+    deletion::count(cancelled);
     tracing::info!(domain.id = %domain.public_id, domain.name = %domain.name, "domain deleted");
     Ok(StatusCode::NO_CONTENT)
 }

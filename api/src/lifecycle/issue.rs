@@ -82,7 +82,8 @@ async fn accept(
         Issuance::First => check_verified(&domain).map(|()| None)?,
         Issuance::Retry => Some(order_to_retry(&mut tx, &domain).await?),
     };
-    if let Some(open) = orders::lock_open_of_domain(&mut tx, domain.id).await? {
+    let abandoned = orders::lock_open_of_domain(&mut tx, domain.id).await?;
+    if let Some(open) = abandoned {
         if !orders::place_by_is_over(&mut tx, open).await? {
             return Err(ApiError::BadRequest(format!(
                 "an issuance for this domain is being started; its status is still {}",
@@ -109,6 +110,7 @@ async fn accept(
     let order = orders::insert(&mut tx, &new).await?;
     jobs::enqueue(&mut tx, order, Lane::Waiting, &request_id.cause()).await?;
     tx.commit().await.map_err(StoreError::from)?;
+    metrics::orders_cancelled(ProblemCode::NotPlacedInTime, abandoned.iter().len());
     tracing::info!(domain.id = %domain.public_id, order.id = %order_public_id, domain.name = %domain.name, "order accepted");
     Ok((order, order_public_id))
 }
@@ -187,6 +189,7 @@ async fn end_wait(
     };
     cancel(&mut tx, order_id, ProblemCode::NotPlacedInTime, Some(&reason), request_id).await?;
     tx.commit().await.map_err(StoreError::from)?;
+    metrics::orders_cancelled(ProblemCode::NotPlacedInTime, 1);
     tracing::warn!(order.id = %order.public_id, domain.name = %order.domain_name, reason, "order not placed in time: cancelled");
     Ok((PlaceOutcome::TimedOut, Err(ApiError::Internal(format!("the order could not be placed: {reason}")))))
 }

@@ -187,9 +187,10 @@ pub(crate) async fn delete(
     let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
     let named = find(&mut tx, account, &domain).await?;
     let locked = domains::lock_live(&mut tx, named.id).await?.ok_or_else(|| Error::no_domain(&domain))?;
-    deletion::delete(&mut tx, &locked, &request_id).await?;
+    let cancelled = deletion::delete(&mut tx, &locked, &request_id).await?;
     caller.audit(&mut tx, "domain.delete", &format!("domain {} {}", locked.id, locked.name), &request_id).await?;
     tx.commit().await.map_err(StoreError::from)?;
+    deletion::count(cancelled);
     tracing::info!(domain.id = %locked.public_id, domain.name = %locked.name, account.id = account, "domain deleted");
     Ok(StatusCode::NO_CONTENT)
 }

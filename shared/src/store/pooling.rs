@@ -7,7 +7,6 @@ use super::StoreError;
 
 /// Behind two poolers that share an address, two of three are at the same one.
 const CONNECTIONS: usize = 3;
-const ROUNDS: usize = 2;
 
 /// An error where the connections of `options` get another session for every transaction: there prepared statements,
 /// the settings of a session, its locks and LISTEN would be somebody else's.
@@ -21,15 +20,17 @@ pub async fn refuse_transaction_mode(options: &PgConnectOptions) -> Result<(), S
         connections.push(PgConnection::connect_with(options).await?);
     }
     let mut processes: Vec<i32> = Vec::new();
-    for _ in 0..ROUNDS {
-        for (number, connection) in connections.iter_mut().enumerate() {
-            let process = server_process(connection).await?;
-            let seen = processes.iter().position(|&other| other == process);
-            match processes.get(number) {
-                None if seen.is_none() => processes.push(process),
-                Some(_) if seen == Some(number) => {}
-                _ => return Err(StoreError::TransactionMode),
-            }
+    for connection in &mut connections {
+        let process = server_process(connection).await?;
+        if processes.contains(&process) {
+            return Err(StoreError::TransactionMode);
+        }
+        processes.push(process);
+    }
+    // Backwards: given out in turn, as many processes as connections would come to the same ones again.
+    for (connection, process) in connections.iter_mut().zip(processes).rev() {
+        if server_process(connection).await? != process {
+            return Err(StoreError::TransactionMode);
         }
     }
     for connection in connections {

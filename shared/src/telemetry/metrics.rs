@@ -36,6 +36,7 @@ struct Instruments {
     order_seen: Histogram<f64>,
     order_issuance: Histogram<f64>,
     order_place: Histogram<f64>,
+    place_outcomes: Counter<u64>,
     job_claim_lag: Histogram<f64>,
     job_outcomes: Counter<u64>,
     leases_lost: Counter<u64>,
@@ -74,6 +75,7 @@ impl Instruments {
                 "How long a caller waited for its order to be placed, by what came of it",
                 &REQUEST_SECS,
             ),
+            place_outcomes: counter("countersign.order.place.outcomes", "Waits of callers, by what came of them"),
             job_claim_lag: histogram(
                 "countersign.job.claim.lag",
                 "From a job being due until a worker has it",
@@ -137,6 +139,7 @@ pub fn begin_worker_series() {
     for code in ProblemCode::iter() {
         count_ended(OrderOutcome::Failed, Some(code), 0);
     }
+    count_ended(OrderOutcome::Cancelled, Some(ProblemCode::NotPlacedInTime), 0);
     record(|instruments| {
         instruments.leases_lost.add(0, &[]);
         instruments.account_problems.add(0, &[]);
@@ -144,6 +147,16 @@ pub fn begin_worker_series() {
             instruments.webhook_deliveries.add(0, &[label("outcome", outcome)]);
         }
     });
+}
+
+/// The same for what the API counts.
+pub fn begin_api_series() {
+    for code in [ProblemCode::NotPlacedInTime, ProblemCode::DomainDeleted] {
+        count_ended(OrderOutcome::Cancelled, Some(code), 0);
+    }
+    for outcome in PlaceOutcome::iter() {
+        count_place(outcome, 0);
+    }
 }
 
 /// What an event that was stored means for the metrics of orders; `after` is the order after it.
@@ -164,9 +177,14 @@ pub fn order_moved(after: &Order, event: &OrderEvent) {
             count_ended(OrderOutcome::Issued, None, 1);
         }
         OrderEvent::GaveUp { problem, .. } => count_ended(OrderOutcome::Failed, Some(problem.code), 1),
-        OrderEvent::Cancelled { problem, .. } => count_ended(OrderOutcome::Cancelled, Some(problem.code), 1),
+        OrderEvent::Cancelled { problem, .. } => orders_cancelled(problem.code, 1),
         _ => {}
     }
+}
+
+/// So many orders were cancelled, and that is committed.
+pub fn orders_cancelled(code: ProblemCode, count: usize) {
+    count_ended(OrderOutcome::Cancelled, Some(code), count as u64);
 }
 
 fn count_ended(outcome: OrderOutcome, code: Option<ProblemCode>, count: u64) {
@@ -177,6 +195,12 @@ fn count_ended(outcome: OrderOutcome, code: Option<ProblemCode>, count: u64) {
 /// A caller has waited so long for its order to be placed.
 pub fn order_place_wait(outcome: PlaceOutcome, waited: Duration) {
     record(|instruments| instruments.order_place.record(waited.as_secs_f64(), &[label("outcome", outcome)]));
+    count_place(outcome, 1);
+}
+
+/// Beside the histogram, because that cannot begin at 0.
+fn count_place(outcome: PlaceOutcome, count: u64) {
+    record(|instruments| instruments.place_outcomes.add(count, &[label("outcome", outcome)]));
 }
 
 /// A job was claimed so many seconds after it was due.
@@ -247,19 +271,23 @@ pub fn observe_pool(pool: &PgPool) {
     let name = || KeyValue::new("db.client.connection.pool.name", "postgres");
     let counted = pool.clone();
     meter
-        .u64_observable_gauge("db.client.connection.count")
+        .i64_observable_up_down_counter("db.client.connection.count")
+        .with_unit("{connection}")
         .with_description("Connections to Postgres, by whether somebody uses them")
         .with_callback(move |observer| {
-            let idle = counted.num_idle() as u64;
-            let used = u64::from(counted.size()).saturating_sub(idle);
+            let size = i64::from(counted.size());
+            // The two are not read at once.
+            let idle = i64::try_from(counted.num_idle()).unwrap_or(size).min(size);
+            let used = size - idle;
             for (state, count) in [("idle", idle), ("used", used)] {
-                observer.observe(count, &[KeyValue::new("state", state), name()]);
+                observer.observe(count, &[KeyValue::new("db.client.connection.state", state), name()]);
             }
         })
         .build();
-    let most = u64::from(pool.options().get_max_connections());
+    let most = i64::from(pool.options().get_max_connections());
     meter
-        .u64_observable_gauge("db.client.connection.max")
+        .i64_observable_up_down_counter("db.client.connection.max")
+        .with_unit("{connection}")
         .with_description("Connections to Postgres that may be open")
         .with_callback(move |observer| observer.observe(most, &[name()]))
         .build();

@@ -109,6 +109,13 @@ async fn after_an_order_every_metric_that_it_moved_says_so() {
     assert_eq!(api.value("http_server_request_duration_seconds_count", &of_v2), Some(1.0), "{api:?}");
     let placed = [("outcome", "placed")];
     assert_eq!(api.value("countersign_order_place_duration_seconds_count", &placed), Some(1.0), "{api:?}");
+    for (name, labels, value) in [
+        ("countersign_order_place_outcomes_total", [("outcome", "placed")].as_slice(), 1.0),
+        ("countersign_order_place_outcomes_total", &[("outcome", "timed_out")], 0.0),
+        ("countersign_orders_ended_total", &[("outcome", "cancelled"), ("code", "not_placed_in_time")], 0.0),
+    ] {
+        assert_eq!(api.value(name, labels), Some(value), "{name} {labels:?}: {api:?}");
+    }
     assert!(has_all(&api, &OF_EACH), "{api:?}");
 
     let dns = Scrape::of(&stack, "dns-1").await;
@@ -119,6 +126,10 @@ async fn after_an_order_every_metric_that_it_moved_says_so() {
     assert!(has_all(&dns, &OF_EACH), "{dns:?}");
 
     for scrape in [&worker, &api, &dns] {
+        for state in ["idle", "used"] {
+            let connections = scrape.value("db_client_connection_count", &[("db_client_connection_state", state)]);
+            assert!(connections.is_some(), "{state}: {scrape:?}");
+        }
         for sample in &scrape.0 {
             for value in sample.labels.values() {
                 let is_foreign =

@@ -4,20 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use countersign_shared::telemetry::{Telemetry, metrics};
-use countersign_shared::{config, lifecycle, ops, telemetry};
+use countersign_shared::{config, lifecycle, ops};
 use countersign_worker::responder::{self, Settings};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            telemetry::report_fatal("countersign-dns", error.as_ref());
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    lifecycle::run("countersign-dns", run())
 }
 
 async fn run() -> anyhow::Result<()> {

@@ -54,6 +54,7 @@ fn every_metric_has_its_name_its_unit_and_a_closed_set_of_labels() {
     install(SdkMeterProvider::builder().with_reader(exporter).build());
 
     begin_worker_series();
+    begin_api_series();
     let (order, at) = (order(), AT + time::Duration::seconds(90));
     order_moved(&order, &OrderEvent::Seen { at, is_delegated: None });
     let problem = OrderProblem::new(ProblemCode::CaaForbids, &order.domain_name);
@@ -93,7 +94,11 @@ fn every_metric_has_its_name_its_unit_and_a_closed_set_of_labels() {
         "countersign_orders_ended_total{code=\"none\",outcome=\"issued\"} 0",
         "countersign_orders_ended_total{code=\"caa_forbids\",outcome=\"failed\"} 1",
         "countersign_order_seen_duration_seconds_sum 90",
+        "countersign_orders_ended_total{code=\"not_placed_in_time\",outcome=\"cancelled\"} 0",
+        "countersign_orders_ended_total{code=\"domain_deleted\",outcome=\"cancelled\"} 0",
         "countersign_order_place_duration_seconds_count{outcome=\"timed_out\"} 1",
+        "countersign_order_place_outcomes_total{outcome=\"timed_out\"} 1",
+        "countersign_order_place_outcomes_total{outcome=\"placed\"} 0",
         "countersign_jobs{lane=\"caller\",state=\"due\"} 2",
         "countersign_jobs{lane=\"scheduled\",state=\"parked\"} 1",
         "countersign_jobs_lag_seconds{lane=\"deliveries\"} 4.5",
