@@ -12,6 +12,8 @@ use serde_json::Value;
 use strum::IntoEnumIterator as _;
 
 const TESTS: &str = "tests/alerts";
+/// Verbs of `countersignctl` that speak to the CA or to DNS, which the API's pod may not.
+const OF_WORKERS: [&str; 4] = ["acme-account", "certificates revoke", "dns try", "doctor"];
 const POD_MONITOR: &str = "deploy/kubernetes/components/monitoring/pod-monitor.yaml";
 
 fn read(path: &str) -> String {
@@ -109,6 +111,7 @@ fn commands_of_runbooks_can_be_given() {
         + &read("deploy/kubernetes/base/api.yaml")
         + &read("deploy/kubernetes/base/dns.yaml")
         + &read("deploy/kubernetes/base/migrate.yaml");
+    let index = read(&format!("{RUNBOOKS}/README.md"));
     let mut given = BTreeSet::new();
     for page in files(RUNBOOKS, ".md") {
         let runbook = read(&format!("{RUNBOOKS}/{page}"));
@@ -123,9 +126,22 @@ fn commands_of_runbooks_can_be_given() {
             // With it nothing is done, and what stands before it is read all the same.
             let output = Command::new(&ctl).args(&arguments).arg("--help").env_clear().output().unwrap();
             assert!(output.status.success(), "{page}: {words:?}: {}", String::from_utf8_lossy(&output.stderr));
-            given.insert(words.join(" "));
+            let line = words.join(" ");
+            for verb in OF_WORKERS.iter().filter(|verb| line.starts_with(&format!("countersignctl {verb}"))) {
+                assert!(index.contains(&format!("`{verb}`")), "README.md: {verb} needs a worker's pod");
+            }
+            given.insert(line);
         }
         for words in commands(&runbook, "kubectl") {
+            let line = words.join(" ");
+            let in_api =
+                line.contains("exec deploy/countersign-api") || line.contains("exec -i deploy/countersign-api");
+            assert!(!in_api || OF_WORKERS.iter().all(|verb| !line.contains(verb)), "{page}: {line}: not in that pod");
+            // An autoscaler takes it back.
+            let scales = words.iter().any(|word| word == "scale");
+            assert!(!scales || !line.contains("countersign-api"), "{page}: {line}");
+            let keda = runbook.contains("patch scaledobject countersign-worker ");
+            assert!(!scales || !line.contains("countersign-worker") || keda, "{page}: {line}: and with KEDA?");
             let names = words.iter().filter_map(|word| {
                 let (kind, name) = word.split_once('/')?;
                 ["deploy", "deployment", "job"].contains(&kind).then_some(name)
