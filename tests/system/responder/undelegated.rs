@@ -1,4 +1,4 @@
-//! Delegated domains whose CNAME record is removed: it is noticed, and their customers are told what to do.
+//! Delegated domains whose CNAME record is removed: it is noticed, and their customers are told what to do, until it is back.
 
 use countersign_tests::acme_front::{Kind, Moment};
 use countersign_tests::receiver::Receiver;
@@ -34,7 +34,7 @@ async fn is_noticed(stack: &Stack, domain_id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_renewal_notices_that_the_cname_is_gone_and_the_account_is_told_once() {
+async fn a_renewal_notices_that_the_cname_is_gone_and_later_that_it_is_back() {
     let receiver = Receiver::start().unwrap();
     // The CA asks for proof again.
     let stack = hooked(&receiver).responders(1).pebble("PEBBLE_AUTHZREUSE", "0").start().await;
@@ -67,6 +67,16 @@ async fn a_renewal_notices_that_the_cname_is_gone_and_the_account_is_told_once()
     assert_eq!(told(&stack).await, 1);
     let heard = async || receiver.received("/hook").iter().any(|heard| told_of(&heard.json())).then_some(());
     stack.wait_until("the account has heard of it", SOON, heard).await;
+
+    // Nobody calls: the look at what is due notices that the CNAME is back.
+    stack.delegate(&domain).await;
+    is_due(&stack, certificate).await;
+    job_runs(&stack).await;
+    renewals_become(&stack, certificate, &["failed", "renewed"]).await;
+    let renewed = stack.api().try_fetch(&domain.id).await.unwrap().expect(200);
+    assert!(renewed["delegation"]["seen_at"].is_string(), "{renewed}");
+    assert!(renewed["certificate"].get("act_by").is_none_or(Value::is_null), "{renewed}");
+    assert_eq!(told(&stack).await, 1);
 }
 
 fn told_of(event: &Value) -> bool {

@@ -2,13 +2,15 @@
 //!
 //! What was issued since the last run gets a time by its lifetime; then the CA is asked for a better one (`windows`).
 //! One transaction makes renewal, successor, order and job of one certificate, or nothing. The order is an order like any
-//! other: it fails or succeeds by itself, and ends the renewal. Where the customer publishes TXT records nothing is ordered.
+//! other: it fails or succeeds by itself, and ends the renewal. Where the customer publishes TXT records nothing is ordered,
+//! unless their domain turns out to be delegated.
 
 mod windows;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_shared::model::challenge::challenge_owner;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::order::OrderOrigin;
 use countersign_shared::model::schedule::{next_renewal_try, renewal_time};
@@ -19,6 +21,7 @@ use countersign_shared::store::renewals::due::{self, Due, StillDue};
 use countersign_shared::store::renewals::{self, NewRenewal, Renewable};
 use countersign_shared::store::{PgConnection, StoreError, domains, in_time};
 use countersign_shared::telemetry::{chain, spans};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::result;
 use crate::advance::Advance;
@@ -30,6 +33,8 @@ const EVERY: Duration = Duration::from_secs(60);
 const BATCH: i64 = 100;
 /// Reads of one run; what is left after them is the next run's, at once.
 const MOST_BATCHES: usize = 20;
+/// Challenge names that are looked up at the same time.
+const LOOKS_AT_ONCE: usize = 20;
 /// For a certificate whose records the customer publishes: somebody may have changed that by then.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// A renewal that was ordered by call, and whose issue call has not come by then.
@@ -110,6 +115,7 @@ impl Run<'_> {
     async fn renew(&mut self) -> Result<bool, StoreError> {
         for _ in 0..MOST_BATCHES {
             let all = in_time(async { due::due(&mut *self.advance.tools.pool.acquire().await?, BATCH).await }).await?;
+            self.notice_delegations(&all).await?;
             for one in &all {
                 if self.advance.stopping.is_cancelled() {
                     return Ok(false);
@@ -133,6 +139,25 @@ impl Run<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Nothing is ordered where a person publishes, so that no order would notice a CNAME that is back.
+    async fn notice_delegations(&self, due: &[Due]) -> Result<(), StoreError> {
+        let tools = &self.advance.tools;
+        let Some(zone) = &tools.challenge_zone else { return Ok(()) };
+        let domains: Vec<_> = due.iter().map(|one| one.domain_id).collect();
+        let by_hand = in_time(async { due::published_by_hand(&mut *tools.pool.acquire().await?, &domains).await });
+        let looks = stream::iter(by_hand.await?).map(|domain| async move {
+            let (owner, target) = (challenge_owner(&domain.name), zone.target(&domain.delegation_label));
+            if self.advance.stopping.is_cancelled()
+                || tools.doctor.authoritative.leads_to(&owner, &target).await != Some(true)
+            {
+                return Ok(());
+            }
+            tracing::info!(domain.name = domain.name, "a domain that is due for renewal is delegated");
+            in_time(async { domains::mark_delegated(&mut *tools.pool.acquire().await?, domain.id, true).await }).await
+        });
+        looks.buffer_unordered(LOOKS_AT_ONCE).try_collect::<()>().await
     }
 
     /// Whether a successor was ordered.

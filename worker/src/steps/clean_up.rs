@@ -70,13 +70,13 @@ async fn remove_records(step: &Step<'_>) -> Result<Option<String>, StepError> {
                 };
                 removed = removed.and(by_this.await);
             }
-            removed?;
-            // Of orders that were placed in between.
+            // Of orders that were placed in between, also where one of the writers failed.
             for value in values_of_others(step, &authorization.identifier).await? {
                 if !others.contains(&value) {
                     publisher.present(&owner, &value).await.map_err(|error| step.not_presented(&error))?;
                 }
             }
+            removed?;
         }
         Ok(())
     };

@@ -35,8 +35,8 @@ pub(super) async fn explain(step: &Step<'_>, mut outcome: StepOutcome) -> StepRe
             let of_each = step.tools.doctor.facts_of_names(step.order, registration.as_ref());
             let found = of_each.iter().map(|facts| step.tools.doctor.findings(facts, LOOKS_FOR));
             let found = futures::future::join_all(found).await.into_iter().flatten();
-            // It failed: that all is well by now explains nothing.
-            found.filter(|finding| finding.code != FindingCode::AllWell).collect()
+            // It failed: that all is well by now explains nothing, nor that nobody has looked.
+            found.filter(|one| !matches!(one.code, FindingCode::AllWell | FindingCode::NotLookedAt)).collect()
         };
         problem.findings = tokio::time::timeout(WITHIN, findings).await.unwrap_or_default();
     }

@@ -62,6 +62,25 @@ pub async fn due(conn: &mut PgConnection, limit: i64) -> Result<Vec<Due>, StoreE
     Ok(due.fetch_all(conn).await?)
 }
 
+/// A domain whose customer publishes its records, as far as anybody has seen.
+#[derive(Clone, Debug)]
+pub struct PublishedByHand {
+    pub id: i64,
+    pub name: String,
+    pub delegation_label: String,
+}
+
+/// Those of these domains.
+pub async fn published_by_hand(conn: &mut PgConnection, domains: &[i64]) -> Result<Vec<PublishedByHand>, StoreError> {
+    let by_hand = sqlx::query_as!(
+        PublishedByHand,
+        "SELECT d.id, d.name, d.delegation_label FROM domains d JOIN domain_presenters p ON p.domain_id = d.id
+         WHERE d.id = ANY ($1) AND d.deleted_at IS NULL AND d.delegated_at IS NULL AND p.presenter = 'manual'",
+        domains
+    );
+    Ok(by_hand.fetch_all(conn).await?)
+}
+
 /// What is known of a certificate under its domain's lock.
 #[derive(Clone, Copy, Debug)]
 pub struct StillDue {
