@@ -106,8 +106,7 @@ pub async fn values_of_others(
 }
 
 /// Who wrote this value at the record of an identifier, for this order and for others of its domain: where two orders
-/// share a value, each with settings of its own, the last one to end removes it everywhere. An order that found its authorization proved
-/// when it was placed wrote nothing.
+/// share a value, each with settings of its own, the last one to end removes it everywhere.
 pub async fn written_by(
     conn: &mut PgConnection,
     order: &Order,
@@ -116,8 +115,7 @@ pub async fn written_by(
 ) -> Result<Vec<PublishedBy>, StoreError> {
     let rows = sqlx::query!(
         "SELECT DISTINCT o.presenter, o.presenter_config_id FROM authorizations a JOIN orders o ON o.id = a.order_id
-         WHERE a.identifier = $1 AND a.txt_value = $2 AND o.domain_id = $3 AND o.presenter NOT IN ('manual', 'delegated')
-           AND (a.proved_at IS NULL OR a.proved_at > o.placed_at)",
+         WHERE a.identifier = $1 AND a.txt_value = $2 AND o.domain_id = $3 AND o.presenter NOT IN ('manual', 'delegated')",
         identifier,
         txt_value,
         order.domain_id

@@ -60,16 +60,13 @@ async fn try_and_store(tools: &Tools, lease: &Lease, proposal_id: i64) -> Result
         let removed = if lease.job.fence.lease > 1 { remove(tools, &proposal).await } else { Ok(()) };
         if let Err(error) = removed {
             tracing::info!(error = chain(&error), domain.name = proposal.domain, "what a trial wrote is not removed");
-            return Ok(Some(remove_again()));
+            let saw = serde_json::json!({ "failure": { "detail": "what a trial wrote is not removed" } });
+            return Ok(Some(Outcome::Retry { after_secs: REMOVE_AGAIN_AFTER.as_secs_f64(), counted: true, saw }));
         }
         Ok(())
     };
-    in_time(store(tools, lease, &proposal, tried)).await
-}
-
-fn remove_again() -> Outcome {
-    let saw = serde_json::json!({ "failure": { "detail": "what a trial wrote is not removed" } });
-    Outcome::Retry { after_secs: REMOVE_AGAIN_AFTER.as_secs_f64(), counted: true, saw }
+    in_time(store(tools, lease, &proposal, tried)).await?;
+    Ok(None)
 }
 
 async fn try_out(tools: &Tools, proposal: &ToTry) -> Result<(), String> {
@@ -96,26 +93,14 @@ fn record(proposal: &ToTry) -> (String, String) {
     (challenge_owner(&proposal.domain), format!("countersign-trial-{}", proposal.id))
 }
 
-/// The job's outcome where it is not stored: there is something left to remove.
-async fn store(
-    tools: &Tools,
-    lease: &Lease,
-    proposal: &ToTry,
-    tried: Result<(), String>,
-) -> Result<Option<Outcome>, StoreError> {
+async fn store(tools: &Tools, lease: &Lease, proposal: &ToTry, tried: Result<(), String>) -> Result<(), StoreError> {
     let mut tx = tools.pool.begin().await?;
     // Under its lock: whoever withdraws it meanwhile waits, or has done so.
     let is_wanted = presenter_proposals::lock(&mut tx, proposal).await?;
-    // Withdrawn while it was tried, and nobody can say that what it wrote is gone.
-    if is_wanted == Some(false) && proposal.is_wanted && tried.is_err() {
-        return Ok(Some(remove_again()));
-    }
     let fence = lease.job.fence;
     let (Some(is_wanted), true) = (is_wanted, jobs::settle(&mut tx, fence, &Outcome::Done).await?) else {
-        // Whoever waits for its locks need not wait for the question that may follow.
-        drop(tx);
         lease.refused("result of this trial").await;
-        return Ok(None);
+        return Ok(());
     };
     match &tried {
         _ if !is_wanted => presenter_proposals::forget(&mut tx, proposal.id).await?,
@@ -134,5 +119,5 @@ async fn store(
             tracing::info!(account.id = account_id, domain.name = proposal.domain, "presenter refused: {why}");
         }
     }
-    Ok(None)
+    Ok(())
 }
