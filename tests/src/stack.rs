@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Pid;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
@@ -59,6 +60,8 @@ pub struct StackBuilder {
     settings: Settings,
     replica_settings: Vec<(String, String, String)>,
     pebble_settings: Settings,
+    postgres_settings: Settings,
+    is_durable: bool,
     database_password: Option<String>,
     not_yet: Vec<String>,
     leftovers_allowed: bool,
@@ -98,6 +101,20 @@ impl StackBuilder {
     #[must_use]
     pub fn pebble(mut self, name: &str, value: impl Into<String>) -> Self {
         self.pebble_settings.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// A server parameter of Postgres, such as `shared_buffers`.
+    #[must_use]
+    pub fn postgres(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.postgres_settings.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Postgres waits for the disk, as it does in production.
+    #[must_use]
+    pub fn durable(mut self) -> Self {
+        self.is_durable = true;
         self
     }
 
@@ -149,7 +166,8 @@ impl StackBuilder {
         let folder = folder::temporary()?;
         let watchdog = Watchdog::start(&folder)?;
         let processes = Processes::new(&folder, Lifetime::Owned)?;
-        let mut plan = Plan::new(&folder, &folder, false, self.pebble_settings)?;
+        let mut plan = Plan::new(&folder, &folder, self.is_durable, self.pebble_settings)?;
+        plan.postgres.settings = self.postgres_settings;
         plan.settings = self.settings;
         plan.resolver = self.resolver;
         if let Some(password) = self.database_password {
@@ -214,6 +232,8 @@ impl Stack {
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             replica_settings: Vec::new(),
             pebble_settings: Settings::new(),
+            postgres_settings: Settings::new(),
+            is_durable: false,
             database_password: None,
             not_yet: Vec::new(),
             leftovers_allowed: false,
@@ -274,7 +294,11 @@ impl Stack {
     }
 
     pub fn is_running(&self, name: &str) -> bool {
-        self.processes.pid(name).is_some()
+        self.pid(name).is_some()
+    }
+
+    pub fn pid(&self, name: &str) -> Option<Pid> {
+        self.processes.pid(name)
     }
 
     /// The most memory that a running process has had in use so far, in bytes.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::environment;
+use super::environment::{self, Settings};
 use super::folder::{self, User};
 use super::ports;
 use super::processes::{Launch, Lifetime, Processes, Signal};
@@ -35,12 +35,15 @@ pub struct Postgres {
     folder: PathBuf,
     port: u16,
     durable: bool,
+    /// Server parameters of its own, by name.
+    #[serde(default)]
+    pub settings: Settings,
 }
 
 impl Postgres {
     /// A cluster in `folder`, which must be new or an earlier cluster's. Without `durable` a crash of the machine loses it.
     pub fn new(folder: &Path, durable: bool) -> Result<Self> {
-        Ok(Self { folder: folder.to_owned(), port: ports::free()?, durable })
+        Ok(Self { folder: folder.to_owned(), port: ports::free()?, durable, settings: Settings::new() })
     }
 
     pub fn url(&self, database: &str) -> String {
@@ -76,7 +79,9 @@ impl Postgres {
             // Commits stay synchronous: what was committed must survive a crash of Postgres, only not one of the machine.
             options.extend(["fsync=off", "full_page_writes=off"]);
         }
-        let launch = launch.args(options.into_iter().flat_map(|option| ["-c", option]));
+        let own = self.settings.iter().map(|(name, value)| format!("{name}={value}"));
+        let options = options.into_iter().map(ToOwned::to_owned).chain(own);
+        let launch = launch.args(options.flat_map(|option| ["-c".to_owned(), option]));
         // After a SIGKILL the server processes of connections live on for a moment, and Postgres does not start beside them.
         let deadline = Instant::now() + RECOVERY;
         loop {
