@@ -50,15 +50,16 @@ enum Committed {
 }
 
 impl Advance {
-    /// Advances the order as far as it goes now. The outcome is written before this returns, unless the lease was lost.
-    pub async fn run(self: &Arc<Self>, lease: &Lease, order_id: i64) {
+    /// Advances the order as far as it goes now, from what was `read` of it right after the claim. The outcome is written
+    /// before this returns, unless the lease was lost.
+    pub async fn run(self: &Arc<Self>, lease: &Lease, order_id: i64, read: Option<Order>) {
         if let Some(lost_by) = &lease.job.lost_by {
             self.tell(order_id, "worker_lost", serde_json::json!({ "worker": lost_by })).await;
         }
         if lease.job.attempts >= self.tools.max_attempts {
             return self.park(lease, order_id).await;
         }
-        let run = self.run_steps(lease, order_id);
+        let run = self.run_steps(lease, order_id, read);
         let outcome = tokio::select! {
             biased;
             // From here on the run starts no outside effect: the step is dropped where it is.
@@ -75,11 +76,14 @@ impl Advance {
     }
 
     /// None when the outcome is stored already, or not ours to write.
-    async fn run_steps(&self, lease: &Lease, order_id: i64) -> Option<Outcome> {
-        let mut order = match self.load(order_id).await {
-            Ok(Some(order)) => order,
-            Ok(None) => return Some(Outcome::Done),
-            Err(error) => return Some(self.retry(lease, error.into())),
+    async fn run_steps(&self, lease: &Lease, order_id: i64, read: Option<Order>) -> Option<Outcome> {
+        let mut order = match read.filter(|order| order.cleaned_up_at.is_none()) {
+            Some(order) => order,
+            None => match self.load(order_id).await {
+                Ok(Some(order)) => order,
+                Ok(None) => return Some(Outcome::Done),
+                Err(error) => return Some(self.retry(lease, error.into())),
+            },
         };
         let span = tracing::Span::current();
         span.record("order.id", order.public_id.as_str()).record("domain.name", order.domain_name.as_str());

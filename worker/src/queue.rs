@@ -10,8 +10,10 @@ mod backend;
 mod lease;
 mod leaser;
 mod slots;
+mod waits;
 
 pub use backend::JobsBackend;
 pub use lease::{Lease, Leases};
 pub use leaser::Leaser;
 pub use slots::Slots;
+pub use waits::Waits;

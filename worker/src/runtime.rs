@@ -24,7 +24,7 @@ use crate::advance::Advance;
 use crate::gauges;
 use crate::jobs::{self, deliver, purge, renew_due, sweep, try_presenter};
 use crate::places::Places;
-use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots};
+use crate::queue::{JobsBackend, Lease, Leaser, Leases, Slots, Waits};
 use crate::settings::Settings;
 use crate::steps::Tools;
 
@@ -49,7 +49,8 @@ pub async fn run(
         stopping: stop.clone(),
         abandon: abandon.clone(),
     });
-    let leases = Leases::new(pool.clone(), settings.lease_for);
+    let (waits, waits_writer) = Waits::new(pool.clone());
+    let leases = Leases::new(pool.clone(), settings.lease_for, waits);
     let (notify, notified) = broadcast::channel(64);
     let (claimed, to_run) = mpsc::unbounded_channel();
     let leaser = Leaser {
@@ -65,8 +66,9 @@ pub async fn run(
     tasks.spawn(gauges::measure(pool.clone(), stop.clone()));
     tasks.spawn(notifications::forward(listening, notifications::JOBS, notify, stop.clone()));
     tasks.spawn(leaser.run(stop.clone()));
-    // Renewals go on while the last steps finish.
+    // These go on while the last steps finish.
     tasks.spawn(leases.renew(abandon.clone()));
+    tasks.spawn(waits_writer.run(abandon.clone()));
     tasks.spawn(abandon_after(settings.shutdown_grace, stop.clone(), abandon.clone()));
 
     #[expect(
@@ -125,7 +127,7 @@ async fn abandon_after(grace: Duration, stop: CancellationToken, abandon: Cancel
 }
 
 /// One claimed job, from its span to its outcome.
-async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infallible> {
+async fn run_job(mut lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infallible> {
     let span = tracing::info_span!(
         "job",
         job.id = lease.job.fence.id,
@@ -143,6 +145,7 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
         request_id: lease.job.request_id.as_deref(),
         traceparent: lease.job.traceparent.as_deref(),
     };
+    let order = lease.order.take();
     let work = async {
         if let Some(lost_by) = &lease.job.lost_by {
             metrics::lease_lost();
@@ -150,7 +153,7 @@ async fn run_job(lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), Infall
         }
         let run = async {
             match lease.job.kind {
-                JobKind::PollChallenge { order_id } => advance.run(&lease, order_id).await,
+                JobKind::PollChallenge { order_id } => advance.run(&lease, order_id, order).await,
                 JobKind::DeliverEvent { delivery_id } => deliver::run(&advance, &lease, delivery_id).await,
                 JobKind::Sweep | JobKind::Purge | JobKind::RenewDue
                     if lease.job.attempts >= advance.tools.max_attempts =>

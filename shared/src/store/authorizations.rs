@@ -1,5 +1,7 @@
 //! `authorizations`: the CA's authorizations of an order, one per name, and what they proved about a domain.
 
+use std::collections::HashMap;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -7,17 +9,31 @@ use super::StoreError;
 use crate::model::order::{Authorization, Order};
 use crate::model::presenter::PublishedBy;
 
-/// Those of an order, by name.
-pub async fn of_order(conn: &mut PgConnection, order_id: i64) -> Result<Vec<Authorization>, StoreError> {
-    let authorizations = sqlx::query_as!(
-        Authorization,
-        "SELECT identifier, wildcard, url, challenge_url, token, txt_value, proved_at
-         FROM authorizations WHERE order_id = $1 ORDER BY identifier, wildcard",
-        order_id
+/// Those of each of these orders, by name.
+pub async fn of_orders(
+    conn: &mut PgConnection,
+    order_ids: &[i64],
+) -> Result<HashMap<i64, Vec<Authorization>>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT order_id, identifier, wildcard, url, challenge_url, token, txt_value, proved_at
+         FROM authorizations WHERE order_id = ANY($1) ORDER BY identifier, wildcard",
+        order_ids
     )
     .fetch_all(conn)
     .await?;
-    Ok(authorizations)
+    let mut of_orders: HashMap<i64, Vec<Authorization>> = HashMap::new();
+    for row in rows {
+        of_orders.entry(row.order_id).or_default().push(Authorization {
+            identifier: row.identifier,
+            wildcard: row.wildcard,
+            url: row.url,
+            challenge_url: row.challenge_url,
+            token: row.token,
+            txt_value: row.txt_value,
+            proved_at: row.proved_at,
+        });
+    }
+    Ok(of_orders)
 }
 
 /// Stores those of an order that was placed.

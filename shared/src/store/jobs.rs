@@ -5,6 +5,7 @@
 //! everybody else sets `woken`. Times are the database's.
 
 pub mod overview;
+mod waits;
 
 use std::collections::HashMap;
 
@@ -13,6 +14,8 @@ use strum::IntoStaticStr;
 use time::OffsetDateTime;
 
 use super::{StoreError, notifications};
+
+pub use waits::{Waiting, wait_all};
 
 /// Half of a job's identity is its id, the other half the number of the lease under which it is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -238,16 +241,18 @@ pub async fn renew(
     Ok(rows.into_iter().map(|row| (Fence { id: row.id, lease: row.lease }, renewal(row.is_renewed))).collect())
 }
 
-/// Seconds until the next row is due, the least over the lanes; negative when one is overdue.
-pub async fn next_due_in(conn: &mut PgConnection) -> Result<Option<f64>, StoreError> {
-    let secs = sqlx::query_scalar!(
-        "SELECT extract(epoch FROM min(due) - now())::float8
-         FROM (SELECT (SELECT min(due_at) FROM jobs WHERE lane = l AND parked_at IS NULL) AS due
-               FROM generate_series(0, 3) AS l) AS lanes"
+/// Seconds until the next row of each lane is due, in the order of [`Lane::ALL`]; negative when one is overdue, None where
+/// there is none.
+pub async fn next_due_in(conn: &mut PgConnection) -> Result<[Option<f64>; 4], StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT extract(epoch FROM (SELECT min(due_at) FROM jobs WHERE lane = 0 AND parked_at IS NULL) - now())::float8 AS waiting,
+               extract(epoch FROM (SELECT min(due_at) FROM jobs WHERE lane = 1 AND parked_at IS NULL) - now())::float8 AS orders,
+               extract(epoch FROM (SELECT min(due_at) FROM jobs WHERE lane = 2 AND parked_at IS NULL) - now())::float8 AS housekeeping,
+               extract(epoch FROM (SELECT min(due_at) FROM jobs WHERE lane = 3 AND parked_at IS NULL) - now())::float8 AS deliveries"#
     )
     .fetch_one(conn)
     .await?;
-    Ok(secs)
+    Ok([row.waiting, row.orders, row.housekeeping, row.deliveries])
 }
 
 /// The end of a run, or of one step of it. Each is one statement fenced on `(id, lease)`; false means that the lease is

@@ -1,19 +1,19 @@
 //! `orders`: the truth that jobs only point at.
 
+mod load;
 pub mod of_domains;
 pub mod overview;
 pub mod purge;
 
+pub use load::{load, load_all};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::events::{self, EventName};
 use super::{StoreError, authorizations, certificates, delegations, domains, notifications, order_events, renewals};
-use crate::model::certificate_names::all_names;
 use crate::model::domain::DomainStatus;
-use crate::model::identifier::DnsName;
 use crate::model::ids::PublicId;
-use crate::model::order::{Order, OrderEvent, OrderOrigin, OrderState, Placement};
+use crate::model::order::{Order, OrderEvent, OrderOrigin, OrderState};
 use crate::model::presenter::PublishedBy;
 use crate::model::problem::OrderProblem;
 
@@ -56,62 +56,6 @@ pub async fn insert(conn: &mut PgConnection, new: &NewOrder<'_>) -> Result<i64, 
     .await?;
     order_events::insert(conn, id, "accepted", OrderState::Accepted, new.actor, None).await?;
     Ok(id)
-}
-
-/// An order with its authorizations, as stored.
-pub async fn load(conn: &mut PgConnection, id: i64) -> Result<Option<Order>, StoreError> {
-    let Some(row) = sqlx::query!(
-        "SELECT o.id, o.public_id, o.domain_id, o.certificate_id, o.origin, o.presenter, o.presenter_config_id, o.state, o.revision, o.directory, o.acme_url, o.place_by,
-                o.placed_at, o.deadline_at, o.seen_at, o.updated_at, o.ended_at, o.cleaned_up_at, o.problem,
-                d.name AS domain_name, d.deleted_at, d.delegation_label, d.delegated_at, c.algorithm, c.name, c.common_name, c.alternate_names
-         FROM orders o JOIN domains d ON d.id = o.domain_id JOIN certificates c ON c.id = o.certificate_id
-         WHERE o.id = $1",
-        id
-    )
-    .fetch_optional(&mut *conn)
-    .await?
-    else {
-        return Ok(None);
-    };
-    let authorizations = authorizations::of_order(conn, id).await?;
-    let placement = match (row.directory, row.acme_url, row.placed_at, row.deadline_at) {
-        (Some(directory), Some(acme_url), Some(placed_at), Some(deadline_at)) => {
-            Some(Placement { directory, acme_url, placed_at, deadline_at })
-        }
-        _ => None,
-    };
-    Ok(Some(Order {
-        id: row.id,
-        public_id: PublicId::parse(&row.public_id).ok_or(StoreError::Corrupt { column: "orders.public_id" })?,
-        domain_id: row.domain_id,
-        names: all_names(
-            &row.name,
-            row.common_name.as_deref().unwrap_or(&row.domain_name),
-            &row.alternate_names,
-            &row.domain_name,
-        ),
-        domain_name: DnsName::from_stored(row.domain_name),
-        domain_is_deleted: row.deleted_at.is_some(),
-        domain_is_delegated: row.delegated_at.is_some(),
-        certificate_id: row.certificate_id,
-        origin: row.origin.parse().map_err(|_| StoreError::Corrupt { column: "orders.origin" })?,
-        published_by: PublishedBy {
-            presenter: row.presenter.parse().map_err(|_| StoreError::Corrupt { column: "orders.presenter" })?,
-            config_id: row.presenter_config_id,
-        },
-        delegation_label: row.delegation_label,
-        algorithm: row.algorithm.parse().map_err(|_| StoreError::Corrupt { column: "certificates.algorithm" })?,
-        state: parse_state(&row.state)?,
-        revision: row.revision,
-        place_by: row.place_by,
-        placement,
-        seen_at: row.seen_at,
-        changed_at: row.updated_at,
-        ended_at: row.ended_at,
-        cleaned_up_at: row.cleaned_up_at,
-        problem: row.problem.map(parse_problem).transpose()?,
-        authorizations,
-    }))
 }
 
 /// Records `event`, which led to `after`, unless somebody changed the order since it was loaded: false then, and the

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use countersign_shared::store::jobs::{self, ClaimedJob, Fence, Outcome, Renewal};
+use countersign_shared::model::order::Order;
+use countersign_shared::store::jobs::{self, ClaimedJob, Fence, Outcome, Renewal, Waiting};
 use countersign_shared::store::{PgPool, StoreError, in_time};
 use countersign_shared::telemetry::labels::JobOutcome;
 use countersign_shared::telemetry::{chain, metrics, spans};
@@ -15,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::slots::Slot;
+use super::waits::{Stored, Waits};
 
 /// Pause between tries to write an outcome while the database is away.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -23,6 +25,7 @@ const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 pub struct Leases {
     pool: PgPool,
     lease_for: Duration,
+    waits: Waits,
     held: Mutex<HashMap<Fence, watch::Sender<Instant>>>,
     /// Outcomes refused because the lease was somebody else's by then.
     refused: AtomicU64,
@@ -31,6 +34,8 @@ pub struct Leases {
 /// A claimed job and the right to run it. Dropping it without an outcome leaves the row to run out.
 pub struct Lease {
     pub job: ClaimedJob,
+    /// The job's order as it was right after the claim, where it could be read: one statement for many.
+    pub order: Option<Order>,
     leases: Arc<Leases>,
     ends: watch::Receiver<Instant>,
     claimed: Instant,
@@ -43,8 +48,8 @@ pub struct Lease {
 }
 
 impl Leases {
-    pub fn new(pool: PgPool, lease_for: Duration) -> Arc<Self> {
-        Arc::new(Self { pool, lease_for, held: Mutex::default(), refused: AtomicU64::default() })
+    pub fn new(pool: PgPool, lease_for: Duration, waits: Waits) -> Arc<Self> {
+        Arc::new(Self { pool, lease_for, waits, held: Mutex::default(), refused: AtomicU64::default() })
     }
 
     pub fn lease_for(&self) -> Duration {
@@ -52,11 +57,12 @@ impl Leases {
     }
 
     /// `sent_at`: when the claim was sent, so that our idea of the lease's end is never later than the database's.
-    pub(super) fn hold(self: &Arc<Self>, job: ClaimedJob, sent_at: Instant, slot: Slot) -> Lease {
+    pub(super) fn hold(self: &Arc<Self>, job: ClaimedJob, order: Option<Order>, sent_at: Instant, slot: Slot) -> Lease {
         let (sender, ends) = watch::channel(sent_at + self.lease_for);
         self.held().insert(job.fence, sender);
         Lease {
             job,
+            order,
             leases: Arc::clone(self),
             ends,
             claimed: Instant::now(),
@@ -184,6 +190,14 @@ impl Lease {
     /// Writes how the run ended, and tries again while the database is away. The fence decides whether it still counts:
     /// a late outcome is right as long as nobody else has claimed the row.
     pub async fn settle(&self, outcome: Outcome) {
+        if let Outcome::Wait { until, saw } = &outcome {
+            let waiting = Waiting { fence: self.job.fence, until: *until, saw: saw.clone() };
+            match self.leases.waits.store(waiting).await {
+                Stored::Yes => return self.count_stored(&outcome),
+                Stored::No => {}
+                Stored::Unknown => self.answer_lost(),
+            }
+        }
         loop {
             let written = in_time(async {
                 let mut conn = self.leases.pool.acquire().await?;

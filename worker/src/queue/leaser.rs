@@ -1,10 +1,12 @@
 //! The claim loop: a task of its own that outlives every outage of the database.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_shared::store::jobs::{self, Lane, Outcome, Worker};
-use countersign_shared::store::{PgPool, StoreError, in_time};
+use countersign_shared::model::order::Order;
+use countersign_shared::store::jobs::{self, ClaimedJob, JobKind, Lane, Outcome, Worker};
+use countersign_shared::store::{PgConnection, PgPool, StoreError, in_time, orders};
 use countersign_shared::telemetry::{chain, metrics};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
@@ -15,6 +17,8 @@ use super::slots::Slots;
 
 /// Without a notification the queue is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Between two looks while there is work, but for a notification: what becomes due meanwhile is claimed by one statement.
+const BREATH: Duration = Duration::from_millis(5);
 
 pub struct Leaser {
     pub pool: PgPool,
@@ -32,29 +36,28 @@ impl Leaser {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut reach = Reach::new(self.leases.lease_for(), Instant::now());
         while !stop.is_cancelled() {
-            let pause = match self.claim_what_is_due(&mut reach).await {
-                Ok(pause) => pause,
+            let rest = match self.claim_what_is_due(&mut reach).await {
+                Ok(rest) => rest,
                 Err(error) => {
                     if reach.lost() {
                         tracing::warn!(error = chain(&error), "cannot claim jobs");
                     }
-                    LOOK_EVERY
+                    Rest { until_due: LOOK_EVERY, is_full: false }
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
-                () = self.slots.freed(), if pause > Duration::ZERO => {}
+                () = rest.over(&self.slots) => {}
                 () = something_arrived(&mut self.notified) => {}
             }
         }
     }
 
-    /// Returns how long to sleep before the next look.
-    async fn claim_what_is_due(&mut self, reach: &mut Reach) -> Result<Duration, StoreError> {
+    async fn claim_what_is_due(&mut self, reach: &mut Reach) -> Result<Rest, StoreError> {
+        // One for all that is asked now: a pool asks every connection that it hands out, or gets back, whether it lives.
+        let mut conn = in_time(async { Ok(self.pool.acquire().await?) }).await?;
         let release = reach.is_time_to_release();
         let due_in = in_time(async {
-            let mut conn = self.pool.acquire().await?;
             if release {
                 let released = jobs::release_unheld(&mut conn, &self.worker, &self.leases.fences()).await?;
                 if released > 0 {
@@ -66,37 +69,89 @@ impl Leaser {
         let due_in = due_in.await?;
         reach.succeeded(Instant::now());
         reach.released(release);
-        match due_in {
-            Some(secs) if secs <= 0.0 => {}
-            Some(secs) => return Ok(Duration::from_secs_f64(secs).min(LOOK_EVERY)),
-            None => return Ok(LOOK_EVERY),
-        }
         let may_take_lost = reach.is_steady();
-        let mut more_is_due = false;
-        for lane in Lane::ALL {
+        let mut rest = Rest { until_due: LOOK_EVERY, is_full: false };
+        for (lane, due_in) in Lane::ALL.into_iter().zip(due_in) {
+            match due_in {
+                Some(secs) if secs <= 0.0 => {}
+                Some(secs) => {
+                    rest.until_due = rest.until_due.min(Duration::from_secs_f64(secs));
+                    continue;
+                }
+                None => continue,
+            }
             let free = self.slots.free_for(lane);
             if free == 0 {
+                rest.is_full = true;
                 continue;
             }
             let sent_at = Instant::now();
             let lease_secs = self.leases.lease_for().as_secs_f64();
-            let claimed = in_time(async {
-                let mut conn = self.pool.acquire().await?;
-                jobs::claim(&mut conn, lane, &self.worker, lease_secs, free as i64, may_take_lost).await
-            });
-            let jobs = claimed.await?;
-            more_is_due |= jobs.len() == free;
+            let claim = jobs::claim(&mut conn, lane, &self.worker, lease_secs, free as i64, may_take_lost);
+            let jobs = in_time(claim).await?;
+            if jobs.len() == free {
+                rest.is_full = true;
+            } else {
+                // The next of this lane is due who knows when.
+                rest.until_due = Duration::ZERO;
+            }
+            let loaded = load_orders(&mut conn, &jobs).await;
+            let (mut orders, error) = match loaded {
+                Ok(orders) => (orders, None),
+                Err(error) => (HashMap::new(), Some(error)),
+            };
             for job in jobs {
                 metrics::job_claimed(lane, job.lag_secs);
-                let lease = self.leases.hold(job, sent_at, self.slots.take(lane));
+                let order = match job.kind {
+                    JobKind::PollChallenge { order_id } => orders.remove(&order_id),
+                    _ => None,
+                };
+                let lease = self.leases.hold(job, order, sent_at, self.slots.take(lane));
                 // Stopped while the claim was under way: given back, like what the backend had not started.
                 if let Err(mpsc::error::SendError(lease)) = self.claimed.send(lease) {
                     lease.settle(Outcome::Release).await;
                 }
             }
+            // The runs have the jobs, and load for themselves what was not read here.
+            if let Some(error) = error {
+                return Err(error);
+            }
         }
-        Ok(if more_is_due { Duration::ZERO } else { LOOK_EVERY })
+        Ok(rest)
     }
+}
+
+/// The pause before the next look.
+struct Rest {
+    /// Until something is due.
+    until_due: Duration,
+    /// Something is due and there is no slot for it.
+    is_full: bool,
+}
+
+impl Rest {
+    /// What becomes due, or free, within a breath is dealt with by one look.
+    async fn over(self, slots: &Slots) {
+        tokio::time::sleep(BREATH).await;
+        tokio::select! {
+            () = tokio::time::sleep(self.until_due.saturating_sub(BREATH)) => {}
+            () = slots.freed(), if self.is_full => {}
+        }
+    }
+}
+
+/// The orders of claimed jobs, by internal key, but for those that cannot be read.
+async fn load_orders(conn: &mut PgConnection, jobs: &[ClaimedJob]) -> Result<HashMap<i64, Order>, StoreError> {
+    let id = |job: &ClaimedJob| match job.kind {
+        JobKind::PollChallenge { order_id } => Some(order_id),
+        _ => None,
+    };
+    let ids: Vec<i64> = jobs.iter().filter_map(id).collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let loaded = in_time(orders::load_all(conn, &ids)).await?;
+    Ok(loaded.into_iter().filter_map(|(id, order)| Some((id, order.ok()?))).collect())
 }
 
 /// A hint to look again. Without LISTEN this never ends, and the queue is polled.
