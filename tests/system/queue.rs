@@ -5,6 +5,7 @@
 mod claims;
 mod outcomes;
 mod rows;
+mod waits;
 mod wakes;
 
 use std::collections::HashMap;

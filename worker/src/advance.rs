@@ -54,10 +54,10 @@ impl Advance {
     /// before this returns, unless the lease was lost.
     pub async fn run(self: &Arc<Self>, lease: &Lease, order_id: i64, read: Option<Order>) {
         if let Some(lost_by) = &lease.job.lost_by {
-            self.tell(order_id, "worker_lost", serde_json::json!({ "worker": lost_by })).await;
+            Box::pin(self.tell(order_id, "worker_lost", serde_json::json!({ "worker": lost_by }))).await;
         }
         if lease.job.attempts >= self.tools.max_attempts {
-            return self.park(lease, order_id).await;
+            return Box::pin(self.park(lease, order_id)).await;
         }
         let run = self.run_steps(lease, order_id, read);
         let outcome = tokio::select! {
@@ -75,11 +75,12 @@ impl Advance {
         }
     }
 
-    /// None when the outcome is stored already, or not ours to write.
+    /// None when the outcome is stored already, or not ours to write. What a poll that finds nothing does not need is in
+    /// boxes: it is not to carry the room for it.
     async fn run_steps(&self, lease: &Lease, order_id: i64, read: Option<Order>) -> Option<Outcome> {
         let mut order = match read.filter(|order| order.cleaned_up_at.is_none()) {
             Some(order) => order,
-            None => match self.load(order_id).await {
+            None => match Box::pin(self.load(order_id)).await {
                 Ok(Some(order)) => order,
                 Ok(None) => return Some(Outcome::Done),
                 Err(error) => return Some(self.retry(lease, error.into())),
@@ -91,16 +92,16 @@ impl Advance {
         spans::about("domain.name", order.domain_name.as_str());
         loop {
             match self.step(lease, &order).await {
-                Ok(StepOutcome::Advance(event)) => match self.commit(lease, &order, &event).await {
+                Ok(StepOutcome::Advance(event)) => match Box::pin(self.commit(lease, &order, &event)).await {
                     Ok(Committed::Stored(after)) if after.cleaned_up_at.is_some() => return None,
                     Ok(Committed::Stored(after)) => order = *after,
-                    Ok(Committed::Stale) => match self.load(order_id).await {
+                    Ok(Committed::Stale) => match Box::pin(self.load(order_id)).await {
                         Ok(Some(again)) => order = again,
                         Ok(None) => return Some(Outcome::Done),
                         Err(error) => return Some(self.retry(lease, error.into())),
                     },
                     Ok(Committed::LeaseLost) => {
-                        lease.refused("result of this step").await;
+                        Box::pin(lease.refused("result of this step")).await;
                         return None;
                     }
                     Err(error) => return Some(self.retry(lease, error)),
@@ -112,13 +113,13 @@ impl Advance {
                     }
                     tokio::time::sleep(pause).await;
                     // Cancelled or deleted meanwhile? The commit would find out, but the CA would be bothered before.
-                    match self.load(order_id).await {
+                    match Box::pin(self.load(order_id)).await {
                         Ok(Some(again)) => order = again,
                         Ok(None) => return Some(Outcome::Done),
                         Err(error) => return Some(self.retry(lease, error.into())),
                     }
                 }
-                Err(error) => return self.settle_failure(lease, &order, error).await,
+                Err(error) => return Box::pin(self.settle_failure(lease, &order, error)).await,
             }
             if self.stopping.is_cancelled() {
                 return Some(Outcome::Release);
@@ -132,7 +133,7 @@ impl Advance {
                 let mut conn = self.tools.pool.acquire().await?;
                 acme_accounts::held_until(&mut conn, self.tools.acme.directory()).await
             });
-            if let Some(until) = held.await? {
+            if let Some(until) = Box::pin(held).await? {
                 return Ok(self.held_back(lease, order, until));
             }
         }
@@ -294,7 +295,7 @@ impl Advance {
         {
             let failure = &saw["failure"];
             let detail = serde_json::json!({ "detail": failure["detail"], "cause": failure["cause"] });
-            self.tell(order_id, "step_failed", detail).await;
+            Box::pin(self.tell(order_id, "step_failed", detail)).await;
         }
         lease.settle(outcome).await;
     }

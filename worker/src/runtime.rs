@@ -151,23 +151,26 @@ async fn run_job(mut lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), In
             metrics::lease_lost();
             tracing::warn!(lost_by, "taken over from a worker that was lost");
         }
+        // In boxes: what wraps a future moves it around, with the room of all that it may ever await.
         let run = async {
             match lease.job.kind {
-                JobKind::PollChallenge { order_id } => advance.run(&lease, order_id, order).await,
-                JobKind::DeliverEvent { delivery_id } => deliver::run(&advance, &lease, delivery_id).await,
+                JobKind::PollChallenge { order_id } => Box::pin(advance.run(&lease, order_id, order)).await,
+                JobKind::DeliverEvent { delivery_id } => Box::pin(deliver::run(&advance, &lease, delivery_id)).await,
                 JobKind::Sweep | JobKind::Purge | JobKind::RenewDue
                     if lease.job.attempts >= advance.tools.max_attempts =>
                 {
-                    jobs::park(&lease).await;
+                    Box::pin(jobs::park(&lease)).await;
                 }
-                JobKind::Sweep => sweep::run(&advance, &lease).await,
-                JobKind::Purge => purge::run(&advance, &lease).await,
-                JobKind::RenewDue => renew_due::run(&advance, &lease).await,
-                JobKind::TryPresenter { proposal_id } => try_presenter::run(&advance, &lease, proposal_id).await,
+                JobKind::Sweep => Box::pin(sweep::run(&advance, &lease)).await,
+                JobKind::Purge => Box::pin(purge::run(&advance, &lease)).await,
+                JobKind::RenewDue => Box::pin(renew_due::run(&advance, &lease)).await,
+                JobKind::TryPresenter { proposal_id } => {
+                    Box::pin(try_presenter::run(&advance, &lease, proposal_id)).await
+                }
             }
         };
         if AssertUnwindSafe(run).catch_unwind().await.is_err() {
-            advance.settle_panic(&lease).await;
+            Box::pin(advance.settle_panic(&lease)).await;
         }
     };
     spans::run(&claimed, work).instrument(span).await;

@@ -89,18 +89,19 @@ pub async fn run(step: &Step<'_>) -> StepResult {
     if let Some(elsewhere) = step.placed_elsewhere() {
         return Ok(elsewhere);
     }
+    // In boxes: a poll is not to carry the room that the other steps need.
     let outcome = match step.order.state {
-        OrderState::Accepted => place::run(step).await,
-        OrderState::Placed => present::run(step).await,
-        OrderState::Presented => confirm::run(step).await,
-        OrderState::Confirmed => respond::run(step).await,
-        OrderState::Responded => authorize::run(step).await,
-        OrderState::Authorized => prepare::run(step).await,
-        OrderState::Prepared => finalize::run(step).await,
-        OrderState::Finalizing => download::run(step).await,
-        OrderState::Issued | OrderState::Failed | OrderState::Cancelled => clean_up::run(step).await,
+        OrderState::Accepted => Box::pin(place::run(step)).await,
+        OrderState::Placed => Box::pin(present::run(step)).await,
+        OrderState::Presented => Box::pin(confirm::run(step)).await,
+        OrderState::Confirmed => Box::pin(respond::run(step)).await,
+        OrderState::Responded => Box::pin(authorize::run(step)).await,
+        OrderState::Authorized => Box::pin(prepare::run(step)).await,
+        OrderState::Prepared => Box::pin(finalize::run(step)).await,
+        OrderState::Finalizing => Box::pin(download::run(step)).await,
+        OrderState::Issued | OrderState::Failed | OrderState::Cancelled => Box::pin(clean_up::run(step)).await,
     };
-    diagnose::explain(step, outcome?).await
+    Box::pin(diagnose::explain(step, outcome?)).await
 }
 
 /// What the step of a state is called.

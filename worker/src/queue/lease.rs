@@ -198,6 +198,10 @@ impl Lease {
                 Stored::Unknown => self.answer_lost(),
             }
         }
+        Box::pin(self.settle_alone(outcome)).await;
+    }
+
+    async fn settle_alone(&self, outcome: Outcome) {
         loop {
             let written = in_time(async {
                 let mut conn = self.leases.pool.acquire().await?;
