@@ -60,6 +60,7 @@ pub async fn run(
         slots: Slots::new(settings.worker_slots.into()),
         notified,
         claimed,
+        handing_out: JoinSet::new(),
     };
 
     let mut tasks = JoinSet::new();

@@ -57,12 +57,12 @@ impl Leases {
     }
 
     /// `sent_at`: when the claim was sent, so that our idea of the lease's end is never later than the database's.
-    pub(super) fn hold(self: &Arc<Self>, job: ClaimedJob, order: Option<Order>, sent_at: Instant, slot: Slot) -> Lease {
+    pub(super) fn hold(self: &Arc<Self>, job: ClaimedJob, sent_at: Instant, slot: Slot) -> Lease {
         let (sender, ends) = watch::channel(sent_at + self.lease_for);
         self.held().insert(job.fence, sender);
         Lease {
             job,
-            order,
+            order: None,
             leases: Arc::clone(self),
             ends,
             claimed: Instant::now(),

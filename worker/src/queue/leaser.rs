@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_shared::model::order::Order;
 use countersign_shared::store::jobs::{self, ClaimedJob, JobKind, Lane, Outcome, Worker};
-use countersign_shared::store::{PgConnection, PgPool, StoreError, in_time, orders};
+use countersign_shared::store::{PgPool, StoreError, in_time, orders};
 use countersign_shared::telemetry::{chain, metrics};
 use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ use super::slots::Slots;
 /// Without a notification the queue is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks while there is work, but for a notification: what becomes due meanwhile is claimed by one statement.
-const BREATH: Duration = Duration::from_millis(5);
+const BREATH: Duration = Duration::from_millis(10);
 
 pub struct Leaser {
     pub pool: PgPool,
@@ -29,6 +29,8 @@ pub struct Leaser {
     pub notified: broadcast::Receiver<String>,
     /// To the backend. Nothing waits here under lease: a job is claimed only for a free slot.
     pub claimed: mpsc::UnboundedSender<Lease>,
+    /// Claimed jobs on their way to the backend.
+    pub handing_out: JoinSet<()>,
 }
 
 impl Leaser {
@@ -50,7 +52,9 @@ impl Leaser {
                 () = rest.over(&self.slots) => {}
                 () = something_arrived(&mut self.notified) => {}
             }
+            while self.handing_out.try_join_next().is_some() {}
         }
+        self.handing_out.join_all().await;
     }
 
     async fn claim_what_is_due(&mut self, reach: &mut Reach) -> Result<Rest, StoreError> {
@@ -95,26 +99,13 @@ impl Leaser {
                 // The next of this lane is due who knows when.
                 rest.until_due = Duration::ZERO;
             }
-            let loaded = load_orders(&mut conn, &jobs).await;
-            let (mut orders, error) = match loaded {
-                Ok(orders) => (orders, None),
-                Err(error) => (HashMap::new(), Some(error)),
-            };
-            for job in jobs {
+            let hold = |job: ClaimedJob| {
                 metrics::job_claimed(lane, job.lag_secs);
-                let order = match job.kind {
-                    JobKind::PollChallenge { order_id } => orders.remove(&order_id),
-                    _ => None,
-                };
-                let lease = self.leases.hold(job, order, sent_at, self.slots.take(lane));
-                // Stopped while the claim was under way: given back, like what the backend had not started.
-                if let Err(mpsc::error::SendError(lease)) = self.claimed.send(lease) {
-                    lease.settle(Outcome::Release).await;
-                }
-            }
-            // The runs have the jobs, and load for themselves what was not read here.
-            if let Some(error) = error {
-                return Err(error);
+                self.leases.hold(job, sent_at, self.slots.take(lane))
+            };
+            let leases: Vec<Lease> = jobs.into_iter().map(hold).collect();
+            if !leases.is_empty() {
+                self.handing_out.spawn(hand_out(self.pool.clone(), leases, self.claimed.clone()));
             }
         }
         Ok(rest)
@@ -132,26 +123,44 @@ struct Rest {
 impl Rest {
     /// What becomes due, or free, within a breath is dealt with by one look.
     async fn over(self, slots: &Slots) {
+        let due = Instant::now() + self.until_due;
         tokio::time::sleep(BREATH).await;
         tokio::select! {
-            () = tokio::time::sleep(self.until_due.saturating_sub(BREATH)) => {}
+            () = tokio::time::sleep_until(due) => {}
             () = slots.freed(), if self.is_full => {}
         }
     }
 }
 
-/// The orders of claimed jobs, by internal key, but for those that cannot be read.
-async fn load_orders(conn: &mut PgConnection, jobs: &[ClaimedJob]) -> Result<HashMap<i64, Order>, StoreError> {
-    let id = |job: &ClaimedJob| match job.kind {
+/// Reads the orders of claimed jobs together, and passes the jobs on. Beside the next look, which need not wait for it.
+async fn hand_out(pool: PgPool, mut leases: Vec<Lease>, claimed: mpsc::UnboundedSender<Lease>) {
+    let order_id = |lease: &Lease| match lease.job.kind {
         JobKind::PollChallenge { order_id } => Some(order_id),
         _ => None,
     };
-    let ids: Vec<i64> = jobs.iter().filter_map(id).collect();
-    if ids.is_empty() {
-        return Ok(HashMap::new());
+    let ids: Vec<i64> = leases.iter().filter_map(order_id).collect();
+    if !ids.is_empty() {
+        let loaded = in_time(async {
+            let mut conn = pool.acquire().await?;
+            orders::load_all(&mut conn, &ids).await
+        });
+        match loaded.await {
+            Ok(loaded) => {
+                let mut orders: HashMap<i64, _> = loaded.into_iter().collect();
+                for lease in &mut leases {
+                    // One that cannot be read is its run's to tell of.
+                    lease.order = order_id(lease).and_then(|id| orders.remove(&id)?.ok());
+                }
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "orders not read together: each run reads its own"),
+        }
     }
-    let loaded = in_time(orders::load_all(conn, &ids)).await?;
-    Ok(loaded.into_iter().filter_map(|(id, order)| Some((id, order.ok()?))).collect())
+    for lease in leases {
+        // Stopped meanwhile: given back, like what the backend had not started.
+        if let Err(mpsc::error::SendError(lease)) = claimed.send(lease) {
+            lease.settle(Outcome::Release).await;
+        }
+    }
 }
 
 /// A hint to look again. Without LISTEN this never ends, and the queue is polled.
