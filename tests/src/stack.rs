@@ -349,6 +349,11 @@ impl Stack {
         started.unwrap_or_else(|error| self.fail(&format!("{name} does not start again: {error:#}")));
     }
 
+    /// Starts a replica that has ended, and does not wait until it serves.
+    pub fn launch(&self, replica: &str) -> Result<()> {
+        self.processes.start(&self.plan.launch(replica)?)
+    }
+
     /// Stops a replica and starts it with another value of a setting.
     pub async fn restart_with(&mut self, replica: &str, name: &str, value: impl Into<String>) {
         self.kill(replica);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use countersign_tests::dns_software::{Served, Server, Software, zone_file};
 use countersign_tests::stack::folder;
 use countersign_tests::stack::ports;
@@ -50,6 +50,22 @@ impl Knot {
 
     pub(crate) fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Adds a TXT value to those of a name in [`ZONE`].
+    pub(crate) async fn publish(&self, owner: &str, value: &str) -> Result<()> {
+        let owner = format!("{}.", owner.trim_end_matches('.'));
+        self.control(&["zone-begin", ZONE]).await?;
+        self.control(&["zone-set", ZONE, &owner, "60", "TXT", value]).await?;
+        self.control(&["zone-commit", ZONE]).await
+    }
+
+    async fn control(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new("/usr/sbin/knotc");
+        let output = command.arg("-s").arg(self.folder.join("knot.sock")).args(arguments).output().await;
+        let output = output.context("running knotc")?;
+        ensure!(output.status.success(), "knotc {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
     }
 
     pub(crate) fn meter(&self) -> Result<Meter> {

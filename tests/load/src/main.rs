@@ -4,13 +4,19 @@
 //! method and what was learnt.
 
 mod chart;
+mod growth;
+mod idle;
 mod knot;
 mod lane;
 mod meter;
+mod readings;
 mod report;
 mod rows;
 mod scrape;
+mod start;
+mod starvation;
 mod statistics;
+mod takeover;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +43,16 @@ struct Arguments {
 enum Scenario {
     /// The polling lane: 20,000 and 100,000 orders whose record is absent
     Lane,
+    /// The polling lane beside up to a million certificates and ended orders, and 100,000 orders that rest
+    Growth,
+    /// One order whose record is set, beside 50,000 whose records never will be
+    Starvation,
+    /// Until another worker has the jobs of one that was killed
+    Takeover,
+    /// From being started to being of use, for each program
+    Start,
+    /// Each process with nothing to do
+    Idle,
 }
 
 impl Scenario {
@@ -47,6 +63,11 @@ impl Scenario {
     async fn run(self) -> Result<Vec<Section>> {
         match self {
             Self::Lane => lane::run().await,
+            Self::Growth => growth::run().await,
+            Self::Starvation => starvation::run().await,
+            Self::Takeover => takeover::run().await,
+            Self::Start => start::run().await,
+            Self::Idle => idle::run().await,
         }
     }
 }

@@ -196,7 +196,7 @@ impl Plan {
         ready(processes, name, async || local_http::answers(&client, &url).await).await
     }
 
-    fn launch(&self, name: &str) -> Result<Launch> {
+    pub(super) fn launch(&self, name: &str) -> Result<Launch> {
         let replica = &self.replicas[name];
         let program = match replica.role {
             Role::Api => checkout::binary("countersign-api")?,
