@@ -3,14 +3,18 @@
 //! Every scenario starts a stack of its own, with the binaries of the profile that this program was built in. README.md has the
 //! method and what was learnt.
 
+mod bare_acme;
 mod chart;
 mod knot;
 mod lane;
+mod latency;
 mod meter;
+mod other_clients;
 mod report;
 mod rows;
 mod scrape;
 mod statistics;
+mod throughput;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +41,10 @@ struct Arguments {
 enum Scenario {
     /// The polling lane: 20,000 and 100,000 orders whose record is absent
     Lane,
+    /// From a record that is there to the certificate, one order at a time, beside uacme and lego
+    Latency,
+    /// 500 orders whose records are there, beside a bare instant-acme loop
+    Throughput,
 }
 
 impl Scenario {
@@ -47,6 +55,8 @@ impl Scenario {
     async fn run(self) -> Result<Vec<Section>> {
         match self {
             Self::Lane => lane::run().await,
+            Self::Latency => latency::run().await,
+            Self::Throughput => throughput::run().await,
         }
     }
 }
