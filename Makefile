@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Without --package, so that cargo unites the same features as for the whole workspace and compiles no dependency twice.
 STACK = $(CARGO) run --locked --quiet --bin countersign-stack --
 
-.PHONY: help prepare build demo test test-all chaos observe up down check advisories deploy-check openapi fuzz fuzz-api sql-metadata release-fixture
+.PHONY: help prepare build demo test test-all chaos observe bench up down check advisories deploy-check openapi fuzz fuzz-api sql-metadata release-fixture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,11 @@ chaos: build ## Kill and restart everything while orders run; table of what beca
 observe: build ## Load on a stack that Prometheus scrapes; an operator's questions, answered by metrics (ORDERS=40 KEEP=1)
 	@sh tests/prepare all
 	@$(STACK) observe
+
+bench: prepare ## Measure in release mode, beside what others reach; target/bench has the report (SCENARIO=latency,throughput)
+	@sh tests/prepare bench
+	$(CARGO) build --locked --release --workspace --bins
+	@$(CARGO) run --locked --quiet --release --bin countersign-bench
 
 up: build ## Start everything in the background, or what has died of it (API_REPLICAS=2 WORKERS=2 FRESH=1)
 	@$(STACK) up

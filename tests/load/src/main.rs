@@ -3,13 +3,16 @@
 //! Every scenario starts a stack of its own, with the binaries of the profile that this program was built in. README.md has the
 //! method and what was learnt.
 
+mod bare_acme;
 mod chart;
 mod growth;
 mod idle;
 mod knot;
 mod lane;
+mod latency;
 mod meter;
 mod readings;
+mod other_clients;
 mod report;
 mod rows;
 mod scrape;
@@ -17,6 +20,7 @@ mod start;
 mod starvation;
 mod statistics;
 mod takeover;
+mod throughput;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +57,10 @@ enum Scenario {
     Start,
     /// Each process with nothing to do
     Idle,
+    /// From a record that is there to the certificate, one order at a time, beside uacme and lego
+    Latency,
+    /// 500 orders whose records are there, beside a bare instant-acme loop
+    Throughput,
 }
 
 impl Scenario {
@@ -68,6 +76,8 @@ impl Scenario {
             Self::Takeover => takeover::run().await,
             Self::Start => start::run().await,
             Self::Idle => idle::run().await,
+            Self::Latency => latency::run().await,
+            Self::Throughput => throughput::run().await,
         }
     }
 }
