@@ -3,14 +3,18 @@
 //! Every scenario starts a stack of its own, with the binaries of the profile that this program was built in. README.md has the
 //! method and what was learnt.
 
+mod api;
 mod chart;
 mod knot;
 mod lane;
 mod meter;
+mod pgbench;
 mod report;
 mod rows;
 mod scrape;
 mod statistics;
+mod stub_ca;
+mod wrk;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +41,8 @@ struct Arguments {
 enum Scenario {
     /// The polling lane: 20,000 and 100,000 orders whose record is absent
     Lane,
+    /// The API: registering, fetching and issuing at 1, 16 and 128 connections
+    Api,
 }
 
 impl Scenario {
@@ -47,6 +53,7 @@ impl Scenario {
     async fn run(self) -> Result<Vec<Section>> {
         match self {
             Self::Lane => lane::run().await,
+            Self::Api => api::run().await,
         }
     }
 }
