@@ -14,7 +14,7 @@ use countersign_shared::model::ids::PublicId;
 use countersign_shared::store::domains::{self, NewDomain};
 use countersign_shared::store::events::{self, EventName};
 use countersign_shared::store::{
-    BEGIN_SNAPSHOT, BEGIN_SNAPSHOT_PLANNED_ONCE, StoreError, accounts, certificates, jobs, orders,
+    BEGIN_SNAPSHOT, BEGIN_SNAPSHOT_PLANNED_ONCE, StoreError, accounts, certificates, delegations, jobs, orders,
 };
 
 use super::error::ApiError;
@@ -65,9 +65,12 @@ pub(crate) async fn register(
         }
         inserted => inserted?,
     };
+    let zone = app.challenge_zone.as_ref();
+    if zone.is_some() {
+        delegations::notify(&mut tx, &domain.delegation_label).await?;
+    }
     events::domain(&mut tx, EventName::DomainCreate, domain.id).await?;
     let public_id = domain.public_id.clone();
-    let zone = app.challenge_zone.as_ref();
     let delegation = zone.map(|zone| Delegation::new(zone, &name, &domain.delegation_label, None));
     let registered = Registered {
         id: domain.public_id.to_string(),
