@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::chart::Chart;
 use crate::knot::Knot;
 use crate::meter::Meter;
-use crate::pgbench::{self, Statement, Transaction};
+use crate::pgbench;
 use crate::report::{Figure, Goal, Section, Unit};
 use crate::rows;
 use crate::statistics::Runs;
@@ -125,6 +125,7 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
 
     let mut figures = Vec::new();
     let mut lines = Vec::new();
+    let mut issued = Vec::new();
     for call in CALLS {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         let script = bench.script(call).await?;
@@ -133,15 +134,19 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
             ours.push((connections as f64, pair.rate.median()));
             theirs.push((connections as f64, pair.pgbench.median()));
             figures.extend(pair.figures(call, connections));
+            if call == Call::Issue {
+                issued.push((connections, pair.rate.median()));
+            }
         }
         lines.push((call.name().to_owned(), ours));
         lines.push((format!("{}, pgbench", call.name()), theirs));
     }
+    figures.extend(bench.with_more_new_orders(&issued).await?);
     Ok(vec![Section {
         name: "api".to_owned(),
         title: "The API: requests/s over connections".to_owned(),
         setting: format!(
-            "one API and one worker, default settings; the CA is a stub; wrk with one thread; {RUNS} runs of {SECONDS} s each, \
+            "one API and one worker, default settings where nothing else is said; the CA is a stub; wrk with one thread; {RUNS} runs of {SECONDS} s each, \
              in turn with pgbench (-M prepared, the statements that the log of Postgres has of one request)"
         ),
         figures,
@@ -225,6 +230,22 @@ impl Bench {
         })
     }
 
+    /// Issuing where the worker sends more newOrders at once than by default, beside what was measured with the default.
+    async fn with_more_new_orders(&mut self, issued: &[(usize, f64)]) -> Result<Vec<Figure>> {
+        self.stack.restart_with(WORKER, "ACME_NEW_ORDER_LIMIT", "16").await;
+        let mut figures = Vec::new();
+        for &(connections, by_default) in issued.iter().filter(|(connections, _)| *connections > 1) {
+            self.load(Call::Issue, connections, WARM_UP_SECONDS).await?;
+            let mut rates = Vec::new();
+            for _ in 0..RUNS {
+                rates.push(self.load(Call::Issue, connections, SECONDS).await?.rate());
+            }
+            let what = format!("{}, {connections} connections, ACME_NEW_ORDER_LIMIT=16", Call::Issue.name());
+            figures.push(Figure::of_runs(what, Unit::PerSecond, &Runs::new(rates)).beside("by default 1", by_default));
+        }
+        Ok(figures)
+    }
+
     /// One run of wrk, and what it leaves is put away.
     async fn load(&mut self, call: Call, connections: usize, seconds: u64) -> Result<Answered> {
         let first = self.fresh(call, seconds).await?;
@@ -301,7 +322,7 @@ impl Bench {
                     (format!("v{n}.bench.test"), "'v' || :n::bigint || '.bench.test'".to_owned()),
                     (directory.clone(), pgbench::literal(&directory)),
                 ];
-                return Ok(pgbench::script(call.choose(), &own(captured), &known));
+                return Ok(pgbench::script(call.choose(), &captured, &known));
             }
         }
         unreachable!("the second attempt returns")
@@ -343,13 +364,4 @@ impl Bench {
         }
         Ok(())
     }
-}
-
-/// Without what the processes send all the time, whoever calls: looking for the next due time, and claims in lanes where nothing
-/// is due.
-fn own(captured: Vec<Transaction>) -> Vec<Transaction> {
-    let is_own = |statement: &Statement| {
-        !statement.sql.contains("min(due_at)") && (!statement.sql.contains("SKIP LOCKED") || statement.has("0"))
-    };
-    captured.into_iter().filter(|transaction| transaction.iter().all(is_own)).collect()
 }

@@ -36,8 +36,15 @@ pub(crate) struct Statement {
 }
 
 impl Statement {
-    pub(crate) fn has(&self, parameter: &str) -> bool {
-        self.parameters.iter().flatten().any(|value| value == parameter)
+    /// Whether it is about the captured request, by a value that is known or by an id.
+    fn is_about(&self, known: &[(String, String)]) -> bool {
+        let values = self.parameters.iter().flatten();
+        values.into_iter().any(|value| known.iter().any(|(known, _)| known == value) || id(value).is_some())
+    }
+
+    /// Whether it claims jobs that somebody waits for, whose ever they are.
+    fn claims(&self) -> bool {
+        self.sql.contains("SKIP LOCKED") && self.parameters.first().is_some_and(|lane| lane.as_deref() == Some("0"))
     }
 }
 
@@ -141,10 +148,11 @@ fn parsed(mut text: &str) -> Vec<Option<String>> {
     values
 }
 
-/// A pgbench script for these transactions. `known` are values of the captured request with the expressions that stand for them.
+/// A pgbench script for these transactions, without those that processes send whoever calls. `known` are values of the captured request with the expressions that stand for them.
 pub(crate) fn script(begin: &str, transactions: &[Transaction], known: &[(String, String)]) -> String {
     let mut script = format!("{begin}\n");
-    for statement in transactions.iter().flatten() {
+    let is_own = |one: &&Transaction| one.iter().any(|statement| statement.is_about(known) || statement.claims());
+    for statement in transactions.iter().filter(is_own).flatten() {
         let mut sql = String::new();
         let mut rest = statement.sql.as_str();
         while let Some((part, after)) = rest.split_once('$') {
@@ -174,22 +182,11 @@ pub(crate) fn script(begin: &str, transactions: &[Transaction], known: &[(String
 
 fn expression(value: &str, known: &[(String, String)]) -> String {
     let is_hex = value.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let id = |text: &str| {
-        let number: i64 = text.parse().ok()?;
-        let (noun, _) = IDS.iter().find(|(_, first)| (*first..*first + IDS_EACH).contains(&number))?;
-        Some(match *noun {
-            "job" => "(SELECT id FROM jobs WHERE order_id = :order_id::bigint)".to_owned(),
-            noun => format!(":{noun}_id"),
-        })
-    };
     if let Some((_, expression)) = known.iter().find(|(known, _)| known == value) {
         return expression.clone();
     }
     if let Some(id) = id(value) {
         return id;
-    }
-    if let Some(id) = value.strip_prefix('{').and_then(|rest| id(rest.strip_suffix('}')?)) {
-        return format!("ARRAY[{id}]::bigint[]");
     }
     match value.len() {
         32 if is_hex => "md5(random()::text)".to_owned(),
@@ -197,6 +194,22 @@ fn expression(value: &str, known: &[(String, String)]) -> String {
         // What a CA numbers is the order's own.
         _ if value.starts_with("https://") => format!("{} || '/of/' || :order_id", literal(value)),
         _ => literal(value),
+    }
+}
+
+/// The expression for an id of ours, or for an array of one.
+fn id(value: &str) -> Option<String> {
+    let one = |text: &str| {
+        let number: i64 = text.parse().ok()?;
+        let (noun, _) = IDS.iter().find(|(_, first)| (*first..*first + IDS_EACH).contains(&number))?;
+        Some(match *noun {
+            "job" => "(SELECT id FROM jobs WHERE order_id = :order_id::bigint)".to_owned(),
+            noun => format!(":{noun}_id"),
+        })
+    };
+    match value.strip_prefix('{') {
+        Some(rest) => one(rest.strip_suffix('}')?).map(|id| format!("ARRAY[{id}]::bigint[]")),
+        None => one(value),
     }
 }
 
