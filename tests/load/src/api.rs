@@ -200,7 +200,7 @@ impl Bench {
             let before: Vec<_> = meters.iter().map(|meter| meter.read()).collect::<Result<_>>()?;
             let one = self.load(call, connections, SECONDS).await?;
             for ((each, meter), before) in cpu.iter_mut().zip(meters).zip(before) {
-                each.push((meter.read()?.cpu - before.cpu).as_secs_f64() / one.requests as f64);
+                each.push(meter.read()?.cpu.saturating_sub(before.cpu).as_secs_f64() / one.requests as f64);
             }
             answered.push(one);
             let theirs = self.bare(call, connections, script, run).await?;
