@@ -13,7 +13,9 @@ use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::store::domains::{self, NewDomain};
 use countersign_shared::store::events::{self, EventName};
-use countersign_shared::store::{BEGIN_SNAPSHOT, StoreError, accounts, certificates, jobs, orders};
+use countersign_shared::store::{
+    BEGIN_SNAPSHOT, BEGIN_SNAPSHOT_PLANNED_ONCE, StoreError, accounts, certificates, delegations, jobs, orders,
+};
 
 use super::error::ApiError;
 use super::issue::{self as issuance, Issuance};
@@ -63,9 +65,12 @@ pub(crate) async fn register(
         }
         inserted => inserted?,
     };
+    let zone = app.challenge_zone.as_ref();
+    if zone.is_some() {
+        delegations::notify(&mut tx, &domain.delegation_label).await?;
+    }
     events::domain(&mut tx, EventName::DomainCreate, domain.id).await?;
     let public_id = domain.public_id.clone();
-    let zone = app.challenge_zone.as_ref();
     let delegation = zone.map(|zone| Delegation::new(zone, &name, &domain.delegation_label, None));
     let registered = Registered {
         id: domain.public_id.to_string(),
@@ -126,7 +131,7 @@ pub(crate) async fn list(
     AnyCall,
 ))]
 pub(crate) async fn fetch(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<Json<DomainView>, ApiError> {
-    let mut now = app.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    let mut now = app.pool.begin_with(BEGIN_SNAPSHOT_PLANNED_ONCE).await.map_err(StoreError::from)?;
     let domain = domains::find(&mut now, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     Ok(Json(view::one(&mut now, domain, app.challenge_zone.as_ref()).await?))
 }

@@ -46,6 +46,8 @@ pub(super) async fn run(
     let wait_ends = began + app.place_wait;
     let (order_id, public_id) = accept(app, id, request_id, issuance).await?;
     while Instant::now() < wait_ends {
+        // Not read before: nobody is so quick, and if somebody is, he has said so.
+        order_moved(&mut moved, &public_id, wait_ends).await;
         // A re-read that fails is not the end of the wait: the order is stored and a worker may place it yet.
         if let Ok(Some(order)) = load(app, order_id).await
             && order.state != OrderState::Accepted
@@ -53,7 +55,6 @@ pub(super) async fn run(
             metrics::order_place_wait(came_of(&order), began.elapsed());
             return answer(app, &order);
         }
-        order_moved(&mut moved, &public_id, wait_ends).await;
     }
     let (outcome, answer) = end_wait(app, order_id, request_id).await?;
     metrics::order_place_wait(outcome, began.elapsed());

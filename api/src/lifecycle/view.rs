@@ -17,7 +17,7 @@ pub(super) async fn one(
     Ok(views.pop().expect("one domain makes one view"))
 }
 
-/// Three statements, however many domains.
+/// At most three statements, however many domains.
 pub(super) async fn several(
     conn: &mut PgConnection,
     domains: Vec<Domain>,

@@ -14,7 +14,7 @@ use countersign_shared::model::scope::Scope;
 use countersign_shared::store::domains::of_account::{self, AccountDomain};
 use countersign_shared::store::domains::{self, NewDomain};
 use countersign_shared::store::events::{self, EventName};
-use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError};
+use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError, delegations};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -116,6 +116,9 @@ pub(crate) async fn create(
         }
         inserted => inserted?,
     };
+    if v2.challenge_zone.is_some() {
+        delegations::notify(&mut tx, &domain.delegation_label).await?;
+    }
     events::domain(&mut tx, EventName::DomainCreate, domain.id).await?;
     let data = AccountDomain {
         id: domain.id,

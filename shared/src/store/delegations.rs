@@ -23,8 +23,9 @@ pub async fn values(conn: &mut PgConnection, label: &str) -> Result<Option<Vec<S
     Ok(values.filter(|values| !values.is_empty()))
 }
 
-/// Tells the name servers, at the commit, that the answer at a label has changed.
-pub(super) async fn notify(conn: &mut PgConnection, label: &str) -> Result<(), StoreError> {
+/// Tells the name servers, at the commit, that the answer at a label has changed. Commits that notify wait for each other, the disk
+/// included: not where nobody listens.
+pub async fn notify(conn: &mut PgConnection, label: &str) -> Result<(), StoreError> {
     sqlx::query!("SELECT pg_notify($1, $2)", notifications::CHALLENGES, label).execute(conn).await?;
     Ok(())
 }

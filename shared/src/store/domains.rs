@@ -73,9 +73,10 @@ impl TryFrom<Row> for Domain {
     }
 }
 
-/// Registers a domain, `pending`. A name that is registered already is a conflict on [`NAME_KEY`].
+/// Registers a domain, `pending`. A name that is registered already is a conflict on [`NAME_KEY`]. The name servers, where there are
+/// any, are to be told of its label: [`delegations::notify`].
 pub async fn insert(conn: &mut PgConnection, new: &NewDomain<'_>) -> Result<Domain, StoreError> {
-    let domain: Domain = sqlx::query_as!(
+    sqlx::query_as!(
         Row,
         "INSERT INTO domains (account_id, public_id, name, supplied_name, verification_token) VALUES ($1, $2, $3, $4, $5)
          RETURNING id, public_id, name, supplied_name, status, verification_token, verified_at, delegation_label, delegated_at, created_at, updated_at",
@@ -85,11 +86,9 @@ pub async fn insert(conn: &mut PgConnection, new: &NewDomain<'_>) -> Result<Doma
         new.supplied_name,
         new.verification_token
     )
-    .fetch_one(&mut *conn)
+    .fetch_one(conn)
     .await?
-    .try_into()?;
-    delegations::notify(conn, &domain.delegation_label).await?;
-    Ok(domain)
+    .try_into()
 }
 
 /// A domain of the default account that is not deleted.

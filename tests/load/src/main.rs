@@ -3,6 +3,7 @@
 //! Every scenario starts a stack of its own, with the binaries of the profile that this program was built in. README.md has the
 //! method and what was learnt.
 
+mod api;
 mod bare_acme;
 mod chart;
 mod growth;
@@ -11,16 +12,19 @@ mod knot;
 mod lane;
 mod latency;
 mod meter;
-mod readings;
 mod other_clients;
+mod pgbench;
+mod readings;
 mod report;
 mod rows;
 mod scrape;
 mod start;
 mod starvation;
 mod statistics;
+mod stub_ca;
 mod takeover;
 mod throughput;
+mod wrk;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +65,8 @@ enum Scenario {
     Latency,
     /// 500 orders whose records are there, beside a bare instant-acme loop
     Throughput,
+    /// The API: registering, fetching and issuing at 1, 16 and 128 connections
+    Api,
 }
 
 impl Scenario {
@@ -78,6 +84,7 @@ impl Scenario {
             Self::Idle => idle::run().await,
             Self::Latency => latency::run().await,
             Self::Throughput => throughput::run().await,
+            Self::Api => api::run().await,
         }
     }
 }

@@ -36,22 +36,31 @@ impl Meter {
     }
 
     pub(crate) fn read(self) -> Result<Usage> {
-        let own = read(self.pid).with_context(|| format!("process {} has gone", self.pid))?;
-        let mut usage = own.usage;
-        if self.with_children {
+        let own = || read(self.pid).with_context(|| format!("process {} has gone", self.pid));
+        if !self.with_children {
+            return Ok(own()?.usage);
+        }
+        // Again where a child ended meanwhile: its time may be in neither, or in both.
+        loop {
+            let before = own()?;
+            let mut usage = before.usage;
             let entries = fs::read_dir("/proc")?.flatten();
             let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
             for child in pids.filter_map(read).filter(|process| process.parent == self.pid) {
                 usage.cpu += child.usage.cpu;
                 usage.memory += child.usage.memory;
             }
+            if own()?.of_ended_children == before.of_ended_children {
+                return Ok(usage);
+            }
         }
-        Ok(usage)
     }
 }
 
 struct Process {
     parent: i32,
+    /// Clock ticks.
+    of_ended_children: u64,
     usage: Usage,
 }
 
@@ -61,7 +70,8 @@ fn read(pid: i32) -> Option<Process> {
     // The name in brackets may have anything in it.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    let ticks = number(14)? + number(15)? + number(16)? + number(17)?;
+    let of_ended_children = number(16)? + number(17)?;
+    let ticks = number(14)? + number(15)? + of_ended_children;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let kilobytes = |title: &str| {
         status.lines().find_map(|line| line.strip_prefix(title)?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
@@ -69,6 +79,7 @@ fn read(pid: i32) -> Option<Process> {
     let shared = kilobytes("RssShmem:").unwrap_or_default();
     Some(Process {
         parent: number(4)?.try_into().ok()?,
+        of_ended_children,
         usage: Usage {
             cpu: Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64),
             memory: 1024 * kilobytes("VmRSS:").unwrap_or_default().saturating_sub(shared),

@@ -210,3 +210,15 @@ async fn write(stack: &Stack, numbers: Range<i64>, statements: &[&'static str]) 
     eprintln!("{count} written in {:.0?}", began.elapsed());
     Ok(())
 }
+
+/// Domains `v<number>.bench.test` that are verified, for a first order. Their public id is the number, in hex; the first is the one
+/// after `first`.
+pub(crate) async fn verified(stack: &Stack, first: u64, count: u64) -> Result<()> {
+    let text = "
+        INSERT INTO domains (public_id, name, supplied_name, status, verification_token, verified_at)
+        SELECT lpad(to_hex(n), 32, '0'), format('v%s.bench.test', n), format('v%s.bench.test', n), 'verified',
+            md5('token' || n) || md5('token' || n), now()
+        FROM generate_series($1 + 1, $1 + $2) AS n";
+    sqlx::query(text).bind(i64::try_from(first)?).bind(i64::try_from(count)?).execute(stack.pool()).await?;
+    Ok(())
+}

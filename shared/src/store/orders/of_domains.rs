@@ -27,6 +27,9 @@ pub struct PendingOrder {
 
 /// The placed open order of each domain, by the domain's internal key.
 pub async fn pending(conn: &mut PgConnection, domain_ids: &[i64]) -> Result<HashMap<i64, PendingOrder>, StoreError> {
+    if domain_ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     let rows = sqlx::query!(
         r#"SELECT o.domain_id AS "domain_id!", o.public_id AS "public_id!", a.txt_value AS "txt_value!", o.presenter <> 'manual' AND (o.presenter <> 'delegated' OR d.delegated_at IS NOT NULL) AS "is_automatic!", o.deadline_at AS "deadline_at!", o.seen_at, j.last_result AS "last_result?",
                CASE WHEN j.leased_by IS NULL THEN greatest(j.due_at, now()) ELSE now() END AS "next_check_at!"
@@ -84,6 +87,9 @@ impl Failure {
 
 /// The newest failure of each domain, by the domain's internal key. An order that ended before it was placed is none.
 pub async fn failures(conn: &mut PgConnection, domain_ids: &[i64]) -> Result<HashMap<i64, Failure>, StoreError> {
+    if domain_ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     let rows = sqlx::query!(
         r#"SELECT wanted.domain_id AS "domain_id!", o.id, o.problem AS "problem!", o.ended_at AS "ended_at!",
                o.cleaned_up_at IS NOT NULL AS "cleaned_up!"
