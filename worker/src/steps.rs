@@ -44,6 +44,9 @@ const CA_MAY_TAKE: Duration = Duration::from_secs(3600);
 /// For a CA that cannot be reached, limits our rate or does not accept our account, since the order last advanced.
 const CA_MAY_BE_AWAY: Duration = Duration::from_secs(24 * 3600);
 
+/// What a CA that validates and issues at once needs for it. The pause grows from the first: another CA is asked no more often for it.
+const SOONEST_ASKED_AGAIN: Duration = Duration::from_millis(15);
+
 /// What the steps work with: facades, and the settings they obey.
 pub struct Tools {
     pub pool: PgPool,
@@ -218,7 +221,7 @@ impl Step<'_> {
         if waited > CA_MAY_TAKE {
             return self.give_up(self.problem(ProblemCode::CaRefused).because("it did not finish within an hour"));
         }
-        let patience = (waited / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
+        let patience = (waited / 3).clamp(SOONEST_ASKED_AGAIN, Duration::from_secs(60));
         let pause = retry_after.unwrap_or(patience).clamp(patience, CA_MAY_TAKE);
         StepOutcome::WaitUntil(self.now() + pause, None)
     }

@@ -122,10 +122,6 @@ impl Goal {
         Self { of: Of::Value, at: At::Most, must, aim }
     }
 
-    pub(crate) fn at_least(must: f64, aim: f64) -> Self {
-        Self { of: Of::Value, at: At::Least, must, aim }
-    }
-
     pub(crate) fn ratio_at_least(must: f64, aim: f64) -> Self {
         Self { of: Of::Ratio, at: At::Least, must, aim }
     }
@@ -177,6 +173,7 @@ impl Figure {
 }
 
 impl Report {
+    #[expect(clippy::disallowed_methods, reason = "it says when it was made")]
     pub(crate) fn begin() -> Result<Self> {
         let said = |program: &str, arguments: &[&str]| -> Result<String> {
             let output =

@@ -42,7 +42,8 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
         Figure::new("`active` later than alone", Unit::Seconds, later).goal(Goal::at_most(1.0, chance)),
         Figure::of_runs("from registering to `active`", Unit::Seconds, &whole.0).beside("alone", whole.1.median()),
     ];
-    let parts: [(&str, fn(&Good) -> f64); 3] = [
+    type Part = (&'static str, fn(&Good) -> f64);
+    let parts: [Part; 3] = [
         ("registering and verifying", |good| good.verified),
         ("issue-certificate", |good| good.issue),
         ("from check to `active`", |good| good.check),

@@ -1,10 +1,15 @@
 //! `responded` → `authorized`: reads the CA's order until it is `ready` (RFC 8555 section 7.1.6).
 
+use std::time::Duration;
+
 use countersign_shared::model::order::OrderEvent;
 use countersign_shared::model::problem::ProblemCode;
 
 use super::{Step, StepOutcome, StepResult};
 use crate::acme::{AuthorizationStatus, OrderStatus, OrderView};
+
+/// A CA validates in less, or takes its time: until then a pending order is reason enough to look again.
+const TOO_EARLY_TO_TELL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(step: &Step<'_>) -> StepResult {
     let order = match step.tools.acme.order(step.acme_url()?).await {
@@ -15,6 +20,7 @@ pub(super) async fn run(step: &Step<'_>) -> StepResult {
         OrderStatus::Ready | OrderStatus::Processing | OrderStatus::Valid => {
             Ok(StepOutcome::Advance(OrderEvent::Authorized { at: step.now() }))
         }
+        OrderStatus::Pending if step.waited() < TOO_EARLY_TO_TELL => Ok(step.ask_again(order.retry_after)),
         OrderStatus::Pending | OrderStatus::Invalid => why_not_ready(step, order).await,
     }
 }
