@@ -18,6 +18,8 @@ const ROUNDS: usize = 20;
 /// Between two questions of the customer who waits for `active`.
 const ASK_EVERY: Duration = Duration::from_millis(5);
 const WITHIN: Duration = Duration::from_secs(30);
+/// A check call makes a worker look now, but not twice within a second.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1100);
 
 pub(crate) async fn run() -> Result<Vec<Section>> {
     let stack = stack().await?;
@@ -89,6 +91,7 @@ async fn ours(stack: &Stack, name: &str, algorithm: Algorithm) -> Result<Ours> {
         (!answer.body["last_check"].is_null()).then_some(())
     });
     waits.await.context("no look-up in vain")?;
+    pause_until(Instant::now() + BETWEEN_LOOKS).await;
     stack.publish_value(&order).await;
     let published_at = Instant::now();
     stack.api().check(&domain.id).await;
@@ -148,7 +151,7 @@ fn section(algorithm: Algorithm, aim: f64, rounds: &[Round]) -> Section {
         title: format!("One {} certificate, from the published record", algorithm.name()),
         setting: format!(
             "{ROUNDS} rounds by turns after {WARM_UP}; one API, one worker, default settings, the zones' own servers not asked; the \
-             customer publishes the record, calls check, and asks every {ASK_EVERY:?}; \
+             customer publishes the record {BETWEEN_LOOKS:?} after a look-up in vain, calls check, and asks every {ASK_EVERY:?}; \
              uacme and lego have accounts, lego waits for no propagation; all have their records in the same server and end with \
              the certificate in hand; the CA validates at once, rejects no nonce and re-uses no authorization"
         ),
