@@ -45,8 +45,6 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// What does not answer for this long is as good as away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long a connection of the pool may have been idle before it must show that it still works.
-const ASK_AFTER: Duration = Duration::from_secs(1);
 /// For a connection that a caller gave back, to show that it still works.
 const PING_WITHIN: Duration = Duration::from_secs(2);
 
@@ -95,16 +93,6 @@ pub fn pool(options: PgConnectOptions, max_connections: u32, acquire_for: Durati
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(acquire_for)
-        // One that was in use a moment ago was asked when it was given back.
-        .test_before_acquire(false)
-        .before_acquire(|conn, meta| {
-            Box::pin(async move {
-                if meta.idle_for >= ASK_AFTER {
-                    conn.ping().await?;
-                }
-                Ok(true)
-            })
-        })
         .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
         // The pool itself would wait without end for one that its caller gave up on, and keep its place.
         .after_release(|conn, _| {

@@ -34,8 +34,6 @@ struct Step {
     executing: f64,
     /// Of one claim, in Postgres.
     claim: f64,
-    /// Of one count of the whole queue for the gauges.
-    count: f64,
 }
 
 impl Step {
@@ -76,8 +74,6 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
         let executing = Figure::new("  executing statements", Unit::SecondsEach, step.executing);
         figures.push(of_first(executing, first.executing));
         figures.push(of_first(Figure::new("  a claim in Postgres", Unit::SecondsEach, step.claim), first.claim));
-        let count = Figure::new("  a count of the queue for the gauges", Unit::SecondsEach, step.count);
-        figures.push(of_first(count, first.count));
         let rate = Figure::new("  cycles", Unit::PerSecond, step.whole.cycles / step.whole.seconds);
         figures.push(rate.beside("asked for", IN_FLIGHT as f64 / INTERVAL_SECS));
         figures.push(of_first(Figure::new("  lag p99", Unit::Seconds, step.whole.lag_p99), first.whole.lag_p99));
@@ -119,10 +115,9 @@ async fn measure(lane: &Lane, ended: i64, beside: String) -> Result<Step> {
     let whole = Span::whole(&readings)?;
     let executing = statements(pool, "%").await?.1 / whole.cycles;
     let (claims, claiming) = statements(pool, "%jobs SET lease = lease + 1%").await?;
-    let (counts, counting) = statements(pool, "SELECT lane, count(*)%").await?;
     lane.stack.kill(WORKER);
     let cost = Runs::new(Span::each(&readings)?.iter().map(cost).collect());
-    Ok(Step { beside, ended, whole, cost, executing, claim: claiming / claims, count: counting / counts })
+    Ok(Step { beside, ended, whole, cost, executing, claim: claiming / claims })
 }
 
 /// Calls of the statements that are like this, and the seconds they took.

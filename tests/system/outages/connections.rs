@@ -52,7 +52,7 @@ async fn backends_terminated_again_and_again_cost_no_order_and_no_attempt() {
             }
         }
     }
-    assert!(terminated > 30, "only {terminated} connections were there to be terminated");
+    assert!(terminated >= 16, "only {terminated} connections were there to be terminated");
     all_resume_unharmed(&stack, &domains, 2 * SOON).await;
 }
 

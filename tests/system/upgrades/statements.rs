@@ -13,7 +13,7 @@ use crate::databases::{connect, empty, migrated};
 
 /// What later migrations have changed about tables that an older version uses, `table.constraint` or `table.column`:
 /// each with the reason why the older programs do not stumble over it.
-const CONSIDERED: [(&str, &str); 22] = [
+const CONSIDERED: [(&str, &str); 24] = [
     ("acme_accounts.private_key_pem", "NULL only where it is sealed, which begins when every program has the keys"),
     ("acme_accounts.acme_accounts_has_one_key", "older programs write the plain one, and know no other"),
     ("acme_accounts.acme_accounts_has_one_next_key", "older programs write neither"),
@@ -24,6 +24,8 @@ const CONSIDERED: [(&str, &str); 22] = [
     ("certificates.certificates_private_key_sealed_check", "older programs do not write it"),
     ("certificates.certificates_revoked_has_reason", "older programs write neither"),
     ("certificates.certificates_revoked_was_issued", "older programs do not revoke, nor leave the state issued"),
+    ("jobs.jobs_delivery_id_key", "says the same; it leaves out the rows that have none"),
+    ("jobs.jobs_proposal_id_key", "says the same; it leaves out the rows that have none"),
     ("presenter_configs.presenter_configs_has_one_secret", "older programs write the plain one, and know no other"),
     ("presenter_configs.presenter_configs_secret_sealed_check", "older programs do not write it"),
     ("presenter_proposals.presenter_proposals_has_one_secret", "older programs write the plain one, and know no other"),

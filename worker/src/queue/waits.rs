@@ -70,7 +70,8 @@ impl WaitsWriter {
                         let _ = told.send(stored.contains(&waiting.fence));
                     }
                 }
-                Err(error) => tracing::warn!(error = chain(&error), "{} waits not written together", waiting.len()),
+                // Nobody is told, so each run tries for itself.
+                Err(error) => tracing::warn!(error = chain(&error), runs = waiting.len(), "outcome not written yet"),
             }
         }
     }
