@@ -18,7 +18,7 @@ use super::slots::Slots;
 /// Without a notification the queue is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks while there is work, but for a notification: what becomes due meanwhile is claimed by one statement.
-const BREATH: Duration = Duration::from_millis(10);
+const BREATH: Duration = Duration::from_millis(5);
 
 pub struct Leaser {
     pub pool: PgPool,
