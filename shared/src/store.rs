@@ -39,13 +39,13 @@ pub type PoolConnection = sqlx::pool::PoolConnection<sqlx::Postgres>;
 
 use std::time::Duration;
 
-use sqlx::Executor as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Executor as _, Row as _};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// What does not answer for this long is as good as away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// For a connection that a caller gave back, to show that it still works.
+/// For a connection that a caller gave back, to show that it still works, and is in no transaction.
 const PING_WITHIN: Duration = Duration::from_secs(2);
 
 /// A process that vanishes, with its host or network, must not keep its locks, nor its place among the connections: the
@@ -94,11 +94,13 @@ pub fn pool(options: PgConnectOptions, max_connections: u32, acquire_for: Durati
         .max_connections(max_connections)
         .acquire_timeout(acquire_for)
         .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
-        // The pool itself would wait without end for one that its caller gave up on, and keep its place.
+        // The pool itself would wait without end for one that its caller gave up on, and keep its place. And whoever gives up on a
+        // BEGIN leaves a transaction of which sqlx does not know: what the next one writes there would never be committed.
         .after_release(|conn, _| {
             Box::pin(async {
-                let answered = tokio::time::timeout(PING_WITHIN, conn.ping()).await;
-                answered.unwrap_or_else(|_| Err(timed_out())).map(|()| true)
+                let is_free = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(conn);
+                let answered = tokio::time::timeout(PING_WITHIN, is_free).await;
+                answered.unwrap_or_else(|_| Err(timed_out()))?.try_get(0)
             })
         })
         .connect_lazy_with(options)

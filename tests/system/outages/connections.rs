@@ -1,11 +1,12 @@
 //! The database is there, but connections to it end, are all taken, are slow, or lead nowhere.
 
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use countersign_tests::api_client::Answer;
 use countersign_tests::postgres_front::AtCommit;
 use countersign_tests::stack::Stack;
-use sqlx::{Postgres, Transaction};
+use sqlx::{Connection as _, Postgres, Row as _, Transaction};
 
 use super::{ACQUIRE_TIMEOUT, all_resume_unharmed, answered_within, is_503};
 use crate::facts::{SOON, all, events, has_one_certificate_each, is_cleaned_up, names, pending_domains};
@@ -54,6 +55,27 @@ async fn backends_terminated_again_and_again_cost_no_order_and_no_attempt() {
     }
     assert!(terminated >= 16, "only {terminated} connections were there to be terminated");
     all_resume_unharmed(&stack, &domains, 2 * SOON).await;
+}
+
+/// sqlx does not know of a transaction whose BEGIN was given up on: what the next one writes there would never be committed.
+#[tokio::test]
+async fn a_begin_that_was_given_up_leaves_no_transaction_to_the_next_caller() {
+    let options = crate::databases::empty().await.parse().unwrap();
+    let pool = countersign_shared::store::pool(options, 1, ACQUIRE_TIMEOUT);
+    let mut given_up = 0;
+    for _ in 0..20 {
+        let mut conn = pool.acquire().await.unwrap();
+        {
+            // The BEGIN is sent, and its answer is not there yet.
+            let mut begin = std::pin::pin!(conn.begin());
+            let polled_once = std::future::poll_fn(|context| Poll::Ready(begin.as_mut().poll(context).is_pending()));
+            given_up += usize::from(polled_once.await);
+        }
+        drop(conn);
+        let now = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(&pool).await.unwrap();
+        assert!(now.get::<bool, _>(0), "the connection is inside of a transaction");
+    }
+    assert!(given_up > 0, "no BEGIN was given up");
 }
 
 /// What was committed is found to be so, and what was not is done again.
