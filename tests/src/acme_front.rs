@@ -25,12 +25,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Result;
 use reqwest::{Certificate, Client};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{oneshot, watch};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 
 pub use asked::{Asked, Kind};
 pub use faults::{Fault, PROBLEMS, RetryAfter};
@@ -59,11 +54,7 @@ impl AcmeFront {
     /// # Errors
     /// When the identity cannot be read, or nothing can be listened on.
     pub fn start(upstream: &str, identity: &HttpsIdentity) -> Result<Self> {
-        let certificates = CertificateDer::pem_slice_iter(&identity.certificate).collect::<Result<_, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(&identity.key)?;
-        let tls =
-            ServerConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions()?;
-        let tls = TlsAcceptor::from(Arc::new(tls.with_no_client_auth().with_single_cert(certificates, key)?));
+        let tls = identity.acceptor()?;
         // Not HTTP/2, which has no Host header to pass on.
         let roots = Certificate::from_pem_bundle(&identity.root)?;
         let client = Client::builder().no_proxy().tls_certs_only(roots).http1_only().build()?;

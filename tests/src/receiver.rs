@@ -19,15 +19,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 
 use crate::stack::dns::Dns;
 use crate::stack::pebble::HttpsIdentity;
@@ -96,11 +92,7 @@ impl Receiver {
         let identity = HttpsIdentity::make()?;
         let folder = TempDir::with_prefix("countersign-receiver-")?;
         std::fs::write(folder.path().join("root.pem"), &identity.root)?;
-        let certificates = CertificateDer::pem_slice_iter(&identity.certificate).collect::<Result<_, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(&identity.key)?;
-        let tls =
-            ServerConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions()?;
-        let tls = TlsAcceptor::from(Arc::new(tls.with_no_client_auth().with_single_cert(certificates, key)?));
+        let tls = identity.acceptor()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();

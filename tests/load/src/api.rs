@@ -15,6 +15,7 @@ use crate::chart::Chart;
 use crate::knot::Knot;
 use crate::meter::Meter;
 use crate::pgbench;
+use crate::production;
 use crate::report::{Figure, Goal, Section, Unit};
 use crate::rows;
 use crate::statistics::Runs;
@@ -104,13 +105,8 @@ struct Bench {
 pub(crate) async fn run() -> Result<Vec<Section>> {
     let knot = Knot::start().await?;
     let ca = StubCa::start()?;
-    let builder = Stack::builder()
-        .durable()
-        .postgres("shared_buffers", "1GB")
-        .postgres("max_wal_size", "4GB")
+    let builder = production::stack()
         .resolver(knot.address())
-        .setting("POLL_INTERVAL", "10s")
-        .setting("POLL_TIMEOUT", "5m")
         .setting("ACME_DIRECTORY", ca.directory())
         .setting("ACME_CA_FILE", ca.root_file().display().to_string())
         .leftovers_allowed();

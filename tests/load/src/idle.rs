@@ -8,6 +8,7 @@ use countersign_tests::stack::waiting::pause_until;
 use sqlx::AssertSqlSafe;
 
 use crate::meter::Meter;
+use crate::production;
 use crate::report::{Figure, Goal, Section, Unit};
 
 /// Each is a user of its own in the database, by which its statements are counted.
@@ -57,12 +58,7 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
 }
 
 async fn stack() -> Result<Stack> {
-    let builder = Stack::builder()
-        .responders(1)
-        .durable()
-        .postgres("shared_preload_libraries", "pg_stat_statements")
-        .setting("POLL_INTERVAL", "10s")
-        .setting("POLL_TIMEOUT", "5m");
+    let builder = production::stack().responders(1).postgres("shared_preload_libraries", "pg_stat_statements");
     let mut stack = builder.try_start().await?;
     sqlx::raw_sql("CREATE EXTENSION pg_stat_statements").execute(stack.pool()).await?;
     for (process, user) in PROCESSES {

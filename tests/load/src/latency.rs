@@ -9,6 +9,7 @@ use countersign_tests::stack::waiting::{self, pause_until};
 
 use crate::chart::Chart;
 use crate::other_clients::{Client, OtherClient, Took};
+use crate::production;
 use crate::report::{Figure, Goal, Section, Unit};
 use crate::rows::Algorithm;
 use crate::statistics::Runs;
@@ -47,13 +48,7 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
 
 /// The CA rejects no nonce and re-uses no authorization: all clients shall do the same work every time.
 async fn stack() -> Result<Stack> {
-    let builder = Stack::builder()
-        .durable()
-        .postgres("shared_buffers", "1GB")
-        .pebble("PEBBLE_WFE_NONCEREJECT", "0")
-        .pebble("PEBBLE_AUTHZREUSE", "0")
-        .setting("POLL_INTERVAL", "10s")
-        .setting("POLL_TIMEOUT", "5m");
+    let builder = production::stack().pebble("PEBBLE_WFE_NONCEREJECT", "0").pebble("PEBBLE_AUTHZREUSE", "0");
     builder.try_start().await
 }
 

@@ -14,6 +14,7 @@ mod latency;
 mod meter;
 mod other_clients;
 mod pgbench;
+mod production;
 mod readings;
 mod report;
 mod rows;

@@ -8,6 +8,7 @@ use countersign_tests::stack::{Stack, StackBuilder};
 
 use crate::knot::Knot;
 use crate::meter::{Meter, Usage};
+use crate::production;
 use crate::scrape::Scrape;
 
 /// The pause between look-ups of an order, in seconds: the default.
@@ -50,15 +51,7 @@ impl Lane {
     /// default.
     pub(crate) async fn start(changes: impl FnOnce(StackBuilder) -> StackBuilder) -> Result<Self> {
         let knot = Knot::start().await?;
-        let builder = Stack::builder()
-            .apis(0)
-            .durable()
-            .postgres("shared_buffers", "1GB")
-            .postgres("max_wal_size", "4GB")
-            .resolver(knot.address())
-            .setting("POLL_INTERVAL", "10s")
-            .setting("POLL_TIMEOUT", "5m")
-            .leftovers_allowed();
+        let builder = production::stack().apis(0).resolver(knot.address()).leftovers_allowed();
         Ok(Self { stack: changes(builder).try_start().await?, knot })
     }
 

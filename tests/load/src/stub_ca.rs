@@ -20,15 +20,11 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use countersign_tests::stack::pebble::HttpsIdentity;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 
 const NONCE: HeaderName = HeaderName::from_static("replay-nonce");
 
@@ -54,11 +50,7 @@ impl StubCa {
         let identity = HttpsIdentity::make()?;
         let folder = TempDir::with_prefix("countersign-stub-ca-")?;
         std::fs::write(folder.path().join("root.pem"), &identity.root)?;
-        let certificates = CertificateDer::pem_slice_iter(&identity.certificate).collect::<Result<_, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(&identity.key)?;
-        let tls =
-            ServerConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions()?;
-        let tls = TlsAcceptor::from(Arc::new(tls.with_no_client_auth().with_single_cert(certificates, key)?));
+        let tls = identity.acceptor()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let base = format!("https://127.0.0.1:{}", listener.local_addr()?.port());

@@ -11,6 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::bare_acme::BareAcme;
 use crate::chart::Chart;
 use crate::meter::Meter;
+use crate::production;
 use crate::report::{Figure, Goal, Section, Unit};
 use crate::rows::{self, Algorithm, ZONE};
 use crate::scrape::Scrape;
@@ -33,15 +34,7 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
 
 /// The CA rejects no nonce and re-uses no authorization, for both sides: the bare loop has three tries only.
 async fn stack() -> Result<Stack> {
-    let builder = Stack::builder()
-        .apis(0)
-        .durable()
-        .postgres("shared_buffers", "1GB")
-        .postgres("max_wal_size", "4GB")
-        .pebble("PEBBLE_WFE_NONCEREJECT", "0")
-        .pebble("PEBBLE_AUTHZREUSE", "0")
-        .setting("POLL_INTERVAL", "10s")
-        .setting("POLL_TIMEOUT", "5m");
+    let builder = production::stack().apis(0).pebble("PEBBLE_WFE_NONCEREJECT", "0").pebble("PEBBLE_AUTHZREUSE", "0");
     builder.try_start().await
 }
 

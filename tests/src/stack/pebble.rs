@@ -4,12 +4,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use reqwest::Client;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use x509_parser::pem::parse_x509_pem;
 
 use super::environment::Settings;
@@ -234,5 +240,17 @@ impl HttpsIdentity {
             certificate: leaf.pem().into_bytes(),
             key: key.serialize_pem().into_bytes(),
         })
+    }
+
+    /// For a server that shows this certificate.
+    ///
+    /// # Errors
+    /// When certificate or key cannot be read.
+    pub fn acceptor(&self) -> Result<TlsAcceptor> {
+        let certificates = CertificateDer::pem_slice_iter(&self.certificate).collect::<Result<_, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key)?;
+        let tls =
+            ServerConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions()?;
+        Ok(TlsAcceptor::from(Arc::new(tls.with_no_client_auth().with_single_cert(certificates, key)?)))
     }
 }
