@@ -23,9 +23,10 @@ use anyhow::Context as _;
 use countersign_shared::config::{self, secret};
 use countersign_shared::doctor::Doctor;
 use countersign_shared::model::identifier::SUFFIX_LIST;
-use countersign_shared::store::{PgPool, notifications, orders};
+use countersign_shared::store::notifications;
 use countersign_shared::telemetry::{Telemetry, metrics};
 use countersign_shared::{lifecycle as process, ops as health, serve};
+use time::OffsetDateTime;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -75,7 +76,10 @@ async fn run() -> anyhow::Result<()> {
     }
     let (orders_moved, _) = broadcast::channel(1024);
     tasks.spawn(notifications::forward(listening, notifications::ORDERS, orders_moved.clone(), stop.clone()));
-    report_suffix_list(&pool).await;
+    let Some(now) = process::await_time(&pool, &leaving).await.context("cannot read the database's time")? else {
+        return Ok(());
+    };
+    report_suffix_list(now);
     // Not before: a caller would wait for an answer that nobody gives.
     let listener = settings.server_addr.bind().await?;
 
@@ -93,7 +97,7 @@ async fn run() -> anyhow::Result<()> {
         challenge_zone: settings.delegation.challenge_zone.clone(),
         practice: Arc::clone(&practice),
     });
-    let rates = Arc::new(Rates::start(&pool, settings.rate_limit).await.context("cannot read the database's time")?);
+    let rates = Arc::new(Rates::new(now, settings.rate_limit));
     metrics::begin_api_series();
     tracing::info!(address = %settings.server_addr, version = env!("CARGO_PKG_VERSION"), "ready");
     started.set();
@@ -121,10 +125,8 @@ async fn run() -> anyhow::Result<()> {
 }
 
 /// An old public suffix list accepts names that a CA refuses, or the other way round.
-async fn report_suffix_list(pool: &PgPool) {
+fn report_suffix_list(now: OffsetDateTime) {
     const OLD_AFTER_DAYS: i64 = 180;
-    let Ok(mut conn) = pool.acquire().await else { return };
-    let Ok(now) = orders::now(&mut conn).await else { return };
     let (version, released) = SUFFIX_LIST;
     let age_days = (now.date() - released).whole_days();
     if age_days > OLD_AFTER_DAYS {

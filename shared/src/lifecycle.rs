@@ -4,13 +4,14 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::sealed::KeyRing;
 use crate::store::encryption_keys::{self, KeysError};
 use crate::store::schema::{self, SchemaError};
-use crate::store::{self, PgPool, StoreError, pooling};
+use crate::store::{self, PgPool, StoreError, orders, pooling};
 use crate::telemetry;
 
 /// For blocking calls that outlast a process: a system's look-up of a name in a DNS that is silent takes longer.
@@ -98,6 +99,11 @@ pub async fn await_keys(pool: &PgPool, ring: &KeyRing, stop: &CancellationToken)
         }
         None => Ok(false),
     }
+}
+
+/// The database's time, as soon as the database can be reached; None when a stop came first.
+pub async fn await_time(pool: &PgPool, stop: &CancellationToken) -> Result<Option<OffsetDateTime>, StoreError> {
+    await_database(pool, stop, async || orders::now(&mut *pool.acquire().await?).await).await
 }
 
 /// What `check` finds, as soon as the database can be reached; None when a stop came first.

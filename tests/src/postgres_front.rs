@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub enum AtCommit {
     Lose,
     /// Postgres commits, and the connection is cut before anybody hears of it.
     LoseAnswer,
+    /// Postgres commits, and whoever asked for it hears of it this much later.
+    AnswerLate(Duration),
     /// The connection passes nothing from here on: Postgres waits, and holds the transaction's locks.
     Strand,
 }
@@ -45,7 +48,7 @@ impl PostgresFront {
         let port = ports::free()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let (rules, commits) = (watch::Sender::new(Rules::default()), Mutex::new(VecDeque::new()));
-        let shared = Arc::new(Shared { upstream, rules, commits });
+        let shared = Arc::new(Shared { upstream, rules, commits, until_cut: AtomicU64::new(0) });
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serving = Arc::clone(&shared);
@@ -98,6 +101,16 @@ impl PostgresFront {
     /// How many COMMITs something was said about that have not come yet.
     pub fn commits_to_come(&self) -> usize {
         self.shared.commits().len()
+    }
+
+    /// Whoever sends the `piece`-th piece of data from now on, counted from 1 over all connections, is cut off before Postgres sees it.
+    pub fn cut_at(&self, piece: u64) {
+        self.shared.until_cut.store(piece, Ordering::Relaxed);
+    }
+
+    /// Whether that piece has not come yet.
+    pub fn is_cut_to_come(&self) -> bool {
+        self.shared.until_cut.load(Ordering::Relaxed) > 0
     }
 
     /// Everything passes again. What is stranded stays so, and what was said about COMMITs holds.

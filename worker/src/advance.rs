@@ -172,7 +172,10 @@ impl Advance {
     async fn commit(&self, lease: &Lease, before: &Order, event: &OrderEvent) -> Result<Committed, StepError> {
         let after = before.clone().apply(event).map_err(|error| StepError::counted("an internal error", &error))?;
         let outcome = match after.cleaned_up_at {
-            Some(_) => Outcome::Done,
+            Some(_) => {
+                lease.about_to_end();
+                Outcome::Done
+            }
             None => Outcome::Keep { lease_secs: self.lease_for.as_secs_f64() },
         };
         let mut is_unsure = false;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
-use countersign_shared::store::{PgPool, StoreError, in_time, orders, request_counts};
+use countersign_shared::store::{PgPool, StoreError, in_time, request_counts};
 use countersign_shared::telemetry::chain;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -57,9 +57,9 @@ pub(super) struct Quota {
 }
 
 impl Rates {
-    pub(crate) async fn start(pool: &PgPool, limit: u64) -> Result<Self, StoreError> {
-        let now = in_time(async { orders::now(&mut *pool.acquire().await?).await }).await?;
-        Ok(Self { limit, clock: (now, Instant::now()), counts: Mutex::default() })
+    /// `now`: the database's time.
+    pub(crate) fn new(now: OffsetDateTime, limit: u64) -> Self {
+        Self { limit, clock: (now, Instant::now()), counts: Mutex::default() }
     }
 
     /// Counts a request of an account.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Result};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub(super) struct Shared {
     pub(super) upstream: SocketAddr,
     pub(super) rules: watch::Sender<Rules>,
     pub(super) commits: Mutex<VecDeque<AtCommit>>,
+    /// Pieces of data from clients until one meets its end; 0: none does.
+    pub(super) until_cut: AtomicU64,
 }
 
 #[derive(Default)]
@@ -90,9 +92,9 @@ async fn relay(client: &mut TcpStream, number: u64, shared: &Shared) -> Result<(
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let answer_is_lost = AtomicBool::new(false);
-    let questions = Pipe { number, shared, answer_is_lost: &answer_is_lost, reads_commits: true };
-    let answers = Pipe { reads_commits: false, ..questions };
+    let at_commit = Mutex::new(None);
+    let questions = Pipe { number, shared, at_commit: &at_commit, is_to_server: true };
+    let answers = Pipe { is_to_server: false, ..questions };
     tokio::try_join!(questions.pass(from_client, to_server), answers.pass(from_server, to_client))?;
     Ok(())
 }
@@ -102,8 +104,9 @@ async fn relay(client: &mut TcpStream, number: u64, shared: &Shared) -> Result<(
 struct Pipe<'a> {
     number: u64,
     shared: &'a Shared,
-    answer_is_lost: &'a AtomicBool,
-    reads_commits: bool,
+    /// What becomes of the answer to a COMMIT that has passed.
+    at_commit: &'a Mutex<Option<AtCommit>>,
+    is_to_server: bool,
 }
 
 impl Pipe<'_> {
@@ -120,12 +123,21 @@ impl Pipe<'_> {
             if length == 0 {
                 return to.shutdown().await;
             }
-            if self.reads_commits {
+            if self.is_to_server {
+                self.meet_cut()?;
                 self.meet_commit(data).await?;
-            } else if self.answer_is_lost.load(Ordering::Relaxed) {
-                return Err(ErrorKind::ConnectionReset.into());
+            } else {
+                self.meet_answer().await?;
             }
             to.write_all(data).await?;
+        }
+    }
+
+    fn meet_cut(self) -> Result<()> {
+        let count_down = |left: u64| left.checked_sub(1);
+        match self.shared.until_cut.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count_down) {
+            Ok(1) => Err(ErrorKind::ConnectionReset.into()),
+            _ => Ok(()),
         }
     }
 
@@ -135,19 +147,31 @@ impl Pipe<'_> {
         }
         let fault = self.shared.commits().pop_front();
         match fault {
-            None => Ok(()),
             Some(AtCommit::Lose) => Err(ErrorKind::ConnectionReset.into()),
-            Some(AtCommit::LoseAnswer) => {
-                self.answer_is_lost.store(true, Ordering::Relaxed);
+            Some(AtCommit::Strand) => std::future::pending().await,
+            of_the_answer => {
+                *lock(self.at_commit) = of_the_answer;
                 Ok(())
             }
-            Some(AtCommit::Strand) => std::future::pending().await,
+        }
+    }
+
+    async fn meet_answer(self) -> Result<()> {
+        let fault = lock(self.at_commit).take();
+        match fault {
+            Some(AtCommit::LoseAnswer) => Err(ErrorKind::ConnectionReset.into()),
+            Some(AtCommit::AnswerLate(by)) => Ok(tokio::time::sleep(by).await),
+            _ => Ok(()),
         }
     }
 }
 
 impl Shared {
     pub(super) fn commits(&self) -> MutexGuard<'_, VecDeque<AtCommit>> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.commits)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

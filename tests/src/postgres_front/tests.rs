@@ -84,6 +84,31 @@ async fn a_delay_is_there_both_ways() {
 }
 
 #[tokio::test]
+async fn a_chosen_piece_of_data_cuts_off_whoever_sends_it() {
+    let fronted = Fronted::start().await;
+    let mut connection = fronted.connect().await.unwrap();
+    fronted.front.cut_at(2);
+    assert!(answers(&mut connection).await && fronted.front.is_cut_to_come());
+    assert!(!answers(&mut connection).await && !fronted.front.is_cut_to_come());
+    assert!(answers(&mut fronted.connect().await.unwrap()).await);
+}
+
+#[tokio::test]
+async fn an_answer_to_a_commit_is_late_and_the_commit_is_not() {
+    let fronted = Fronted::start().await;
+    let mut connection = fronted.connect().await.unwrap();
+    sqlx::query("CREATE TABLE kept (number int)").execute(&mut connection).await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
+    sqlx::query("INSERT INTO kept VALUES (1)").execute(&mut *transaction).await.unwrap();
+    fronted.front.at_commit(1, AtCommit::AnswerLate(A_MOMENT));
+    let asked = Instant::now();
+    transaction.commit().await.unwrap();
+    assert!(asked.elapsed() >= A_MOMENT);
+    assert_eq!(fronted.count().await, 1);
+    assert!(answers(&mut connection).await);
+}
+
+#[tokio::test]
 async fn a_commit_is_lost_with_or_without_its_effect() {
     let fronted = Fronted::start().await;
     let mut connection = fronted.connect().await.unwrap();

@@ -78,6 +78,49 @@ async fn a_begin_that_was_given_up_leaves_no_transaction_to_the_next_caller() {
     assert!(given_up > 0, "no BEGIN was given up");
 }
 
+/// Its database goes away between any two of its statements.
+#[tokio::test]
+#[ignore = "some fifty starts of each process: make test-all"]
+async fn whatever_a_process_asks_when_it_is_cut_off_during_its_start_it_starts_all_the_same() {
+    let stack = Stack::builder().postgres_front_of("api-1").postgres_front_of("worker-1").start().await;
+    let cut_off_at_every_piece = async |replica: &str| {
+        let front = stack.postgres_front_of(replica);
+        for piece in 1.. {
+            stack.kill(replica);
+            front.cut_at(piece);
+            stack.restart(replica).await;
+            if front.is_cut_to_come() {
+                return piece - 1;
+            }
+        }
+        unreachable!("a start has an end")
+    };
+    let [api, worker] = tokio::join!(cut_off_at_every_piece("api-1"), cut_off_at_every_piece("worker-1")).into();
+    assert!(api > 10 && worker > 10, "cut off {api} and {worker} times");
+    let domains = pending_domains(&stack, &names(1)).await;
+    stack.publish_value(&domains[0].1).await;
+    all_resume_unharmed(&stack, &domains, SOON).await;
+}
+
+/// A renewal then no longer finds the lease that its run has given up.
+#[tokio::test]
+async fn a_run_hears_late_of_its_last_commit_and_is_not_taken_for_lost() {
+    let stack = Stack::builder().postgres_front_of("worker-1").setting("LEASE_FOR", "3s").setting("PLACE_WAIT", "25s");
+    let stack = stack.start().await;
+    // Longer than from one renewal to the next.
+    stack.postgres_front_of("worker-1").at_commit(100, AtCommit::AnswerLate(Duration::from_millis(1500)));
+    let domains = pending_domains(&stack, &names(1)).await;
+    stack.publish_value(&domains[0].1).await;
+    all_resume_unharmed(&stack, &domains, 2 * SOON).await;
+    is_cleaned_up(&stack, &domains[0].0.id).await;
+    let ended = async || {
+        let log = stack.log("worker-1");
+        (log.contains(r#""message":"cleaned_up""#) || log.contains("lease lost")).then_some(log)
+    };
+    let log = stack.wait_until("the run has heard of its end", SOON, ended).await;
+    assert!(!log.contains("lease lost") && !log.contains("the lease ended"), "{log}");
+}
+
 /// What was committed is found to be so, and what was not is done again.
 #[tokio::test]
 async fn commits_of_a_worker_that_are_lost_with_or_without_their_effect_cost_nothing() {

@@ -65,6 +65,7 @@ async fn try_and_store(tools: &Tools, lease: &Lease, proposal_id: i64) -> Result
         }
         Ok(())
     };
+    lease.about_to_end();
     in_time(store(tools, lease, &proposal, tried)).await?;
     Ok(None)
 }

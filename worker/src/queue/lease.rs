@@ -26,9 +26,15 @@ pub struct Leases {
     pool: PgPool,
     lease_for: Duration,
     waits: Waits,
-    held: Mutex<HashMap<Fence, watch::Sender<Instant>>>,
+    held: Mutex<HashMap<Fence, Held>>,
     /// Outcomes refused because the lease was somebody else's by then.
     refused: AtomicU64,
+}
+
+struct Held {
+    ends: watch::Sender<Instant>,
+    /// Its run is writing what ends it: a row that is not found any more is what was written.
+    is_ending: bool,
 }
 
 /// A claimed job and the right to run it. Dropping it without an outcome leaves the row to run out.
@@ -59,7 +65,7 @@ impl Leases {
     /// `sent_at`: when the claim was sent, so that our idea of the lease's end is never later than the database's.
     pub(super) fn hold(self: &Arc<Self>, job: ClaimedJob, sent_at: Instant, slot: Slot) -> Lease {
         let (sender, ends) = watch::channel(sent_at + self.lease_for);
-        self.held().insert(job.fence, sender);
+        self.held().insert(job.fence, Held { ends: sender, is_ending: false });
         Lease {
             job,
             order: None,
@@ -101,12 +107,13 @@ impl Leases {
     fn extend(&self, asked: &[Fence], still_held: &HashMap<Fence, Renewal>, sent_at: Instant) {
         let held = self.held();
         for fence in asked {
-            let Some(ends) = held.get(fence) else { continue };
+            let Some(Held { ends, is_ending }) = held.get(fence) else { continue };
             match still_held.get(fence) {
                 Some(Renewal::Renewed) => drop(ends.send_replace(sent_at + self.lease_for)),
                 // It goes on running out.
                 Some(Renewal::Locked) => {}
-                // Settled by its run meanwhile, or taken by somebody else: either way this run owns it no longer.
+                None if *is_ending => {}
+                // Taken by somebody else.
                 None => drop(ends.send_replace(sent_at)),
             }
         }
@@ -117,8 +124,8 @@ impl Leases {
         self.held().keys().copied().collect()
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<Fence, watch::Sender<Instant>>> {
-        // Single insertions and removals: no panic can leave the map half-written.
+    fn held(&self) -> MutexGuard<'_, HashMap<Fence, Held>> {
+        // Single insertions, changes and removals: no panic can leave the map half-written.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -179,6 +186,13 @@ impl Lease {
                 () = tokio::time::sleep_until(end) => return,
                 changed = ends.changed() => if changed.is_err() { return },
             }
+        }
+    }
+
+    /// Says that the run is about to write what ends it, though it might hear of its lease's end before it hears of that.
+    pub fn about_to_end(&self) {
+        if let Some(held) = self.leases.held().get_mut(&self.job.fence) {
+            held.is_ending = true;
         }
     }
 
