@@ -30,7 +30,6 @@ pub struct Advance {
     pub tools: Tools,
     /// Name of this worker, for the order's events.
     pub worker: String,
-    pub lease_for: Duration,
     /// How long ended orders are kept.
     pub retain_for: Duration,
     /// A stop was asked for: finish the step under way, start no other.
@@ -176,7 +175,7 @@ impl Advance {
                 lease.about_to_end();
                 Outcome::Done
             }
-            None => Outcome::Keep { lease_secs: self.lease_for.as_secs_f64() },
+            None => Outcome::Keep { has_failed: lease.attempts() > 0 || lease.failures() > 0 },
         };
         let mut is_unsure = false;
         loop {

@@ -44,7 +44,6 @@ pub async fn run(
     let advance = Arc::new(Advance {
         tools,
         worker: worker.clone(),
-        lease_for: settings.lease_for,
         retain_for: settings.retain_for,
         stopping: stop.clone(),
         abandon: abandon.clone(),

@@ -111,7 +111,7 @@ pub async fn values_of_others(
 ) -> Result<Vec<String>, StoreError> {
     let values = sqlx::query_scalar!(
         "SELECT DISTINCT a.txt_value FROM authorizations a JOIN orders o ON o.id = a.order_id
-         WHERE a.identifier = $1 AND o.id <> $2 AND o.state NOT IN ('issued', 'failed', 'cancelled')
+         WHERE a.identifier = $1 AND o.id <> $2 AND o.ended_at IS NULL
            AND o.presenter NOT IN ('manual', 'delegated')",
         identifier,
         order_id

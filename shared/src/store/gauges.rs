@@ -66,11 +66,9 @@ pub async fn measure(conn: &mut PgConnection) -> Result<Gauges, StoreError> {
 }
 
 async fn open_orders(conn: &mut PgConnection) -> Result<Vec<(OrderState, u64)>, StoreError> {
-    let rows = sqlx::query!(
-        r#"SELECT state, count(*) AS "count!" FROM orders WHERE state NOT IN ('issued', 'failed', 'cancelled') GROUP BY state"#
-    )
-    .fetch_all(conn)
-    .await?;
+    let rows = sqlx::query!(r#"SELECT state, count(*) AS "count!" FROM orders WHERE ended_at IS NULL GROUP BY state"#)
+        .fetch_all(conn)
+        .await?;
     let found = |state: OrderState| rows.iter().find(|row| row.state == state.as_str()).map_or(0, |row| row.count);
     Ok(OrderState::iter().filter(|state| state.is_open()).map(|state| (state, found(state).unsigned_abs())).collect())
 }

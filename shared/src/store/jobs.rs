@@ -259,8 +259,8 @@ pub async fn next_due_in(conn: &mut PgConnection) -> Result<[Option<f64>; 4], St
 /// lost and that the caller must roll back and stop.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// Stay leased, for `lease_secs` more, and go on: the order has advanced, so its failures are forgotten.
-    Keep { lease_secs: f64 },
+    /// Stay leased, for as long as it is, and go on: the order has advanced, so its failures are forgotten where it has any.
+    Keep { has_failed: bool },
     /// Too early; not an attempt. With something that was seen the run came to its end, so the failures before it are
     /// forgotten. A row woken meanwhile is due within a second instead.
     Wait { until: OffsetDateTime, saw: Option<serde_json::Value> },
@@ -277,17 +277,24 @@ pub enum Outcome {
 
 pub async fn settle(conn: &mut PgConnection, fence: Fence, outcome: &Outcome) -> Result<bool, StoreError> {
     let settled = match outcome {
-        Outcome::Keep { lease_secs } => {
+        Outcome::Keep { has_failed: true } => {
             sqlx::query!(
-                "UPDATE jobs SET attempts = 0, last_result = last_result - 'failures' - 'failure',
-                     due_at = now() + make_interval(secs => $3)
+                "UPDATE jobs SET attempts = 0, last_result = last_result - 'failures' - 'failure'
                  WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL",
                 fence.id,
-                fence.lease,
-                lease_secs
+                fence.lease
             )
             .execute(conn)
             .await?
+        }
+        // Nobody claims it before this transaction ends.
+        Outcome::Keep { has_failed: false } => {
+            let held = sqlx::query_scalar!(
+                "SELECT id FROM jobs WHERE id = $1 AND lease = $2 AND leased_by IS NOT NULL FOR NO KEY UPDATE",
+                fence.id,
+                fence.lease
+            );
+            return Ok(held.fetch_optional(conn).await?.is_some());
         }
         Outcome::Wait { until, saw } => {
             sqlx::query!(

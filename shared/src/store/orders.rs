@@ -189,10 +189,10 @@ pub struct Holder {
 pub async fn holder(conn: &mut PgConnection, acme_url: &str, but_not: i64) -> Result<Option<Holder>, StoreError> {
     let holder = sqlx::query_as!(
         Holder,
-        r#"SELECT o.state NOT IN ('issued', 'failed', 'cancelled') AS "is_open!", o.domain_id, c.csr IS NOT NULL AS "has_csr!"
+        r#"SELECT o.ended_at IS NULL AS "is_open!", o.domain_id, c.csr IS NOT NULL AS "has_csr!"
            FROM orders o JOIN certificates c ON c.id = o.certificate_id
            WHERE o.acme_url = $1 AND o.id <> $2
-           ORDER BY o.state NOT IN ('issued', 'failed', 'cancelled') DESC, c.csr IS NOT NULL DESC, o.id DESC LIMIT 1"#,
+           ORDER BY o.ended_at IS NULL DESC, c.csr IS NOT NULL DESC, o.id DESC LIMIT 1"#,
         acme_url,
         but_not
     )
@@ -221,7 +221,7 @@ pub async fn retried_acme_url(conn: &mut PgConnection, id: i64, directory: &str)
 pub async fn lock_open_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Option<i64>, StoreError> {
     let id = sqlx::query_scalar!(
         "SELECT id FROM orders
-         WHERE domain_id = $1 AND origin = 'challenge' AND state NOT IN ('issued', 'failed', 'cancelled') FOR UPDATE",
+         WHERE domain_id = $1 AND origin = 'challenge' AND ended_at IS NULL FOR UPDATE",
         domain_id
     )
     .fetch_optional(conn)
@@ -232,7 +232,7 @@ pub async fn lock_open_of_domain(conn: &mut PgConnection, domain_id: i64) -> Res
 /// Internal keys of all open orders of a domain, their rows locked.
 pub async fn lock_all_open_of_domain(conn: &mut PgConnection, domain_id: i64) -> Result<Vec<i64>, StoreError> {
     let ids = sqlx::query_scalar!(
-        "SELECT id FROM orders WHERE domain_id = $1 AND state NOT IN ('issued', 'failed', 'cancelled')
+        "SELECT id FROM orders WHERE domain_id = $1 AND ended_at IS NULL
          ORDER BY id FOR UPDATE",
         domain_id
     )

@@ -129,10 +129,9 @@ async fn by_us(stack: &Stack, series: &str, count: i64, algorithm: Algorithm, ar
         let like = format!("{series}-%.{ZONE}").trim_end_matches('.').to_owned();
         // Cleaned up, too: that is work for the same machine.
         let done = waiting::poll(WITHIN, async || {
-            let open = "SELECT count(*) FROM orders JOIN domains ON domains.id = domain_id
-                        WHERE name LIKE $1 AND orders.cleaned_up_at IS NULL";
-            let open: i64 = sqlx::query_scalar(open).bind(&like).fetch_one(stack.pool()).await.ok()?;
-            (open == 0).then_some(())
+            let is_open = "SELECT EXISTS (SELECT FROM jobs WHERE order_id IS NOT NULL)";
+            let is_open: bool = sqlx::query_scalar(is_open).fetch_one(stack.pool()).await.ok()?;
+            (!is_open).then_some(())
         });
         done.await.with_context(|| format!("not all orders ended within {WITHIN:?}"))?;
         // When the next event began, its own was committed.

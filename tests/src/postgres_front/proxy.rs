@@ -159,10 +159,11 @@ impl Pipe<'_> {
     async fn meet_answer(self) -> Result<()> {
         let fault = lock(self.at_commit).take();
         match fault {
-            Some(AtCommit::LoseAnswer) => Err(ErrorKind::ConnectionReset.into()),
-            Some(AtCommit::AnswerLate(by)) => Ok(tokio::time::sleep(by).await),
-            _ => Ok(()),
+            Some(AtCommit::LoseAnswer) => return Err(ErrorKind::ConnectionReset.into()),
+            Some(AtCommit::AnswerLate(by)) => tokio::time::sleep(by).await,
+            _ => {}
         }
+        Ok(())
     }
 }
 

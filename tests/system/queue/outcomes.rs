@@ -21,15 +21,16 @@ fn outcomes(now: OffsetDateTime) -> Vec<(Outcome, Option<Job>)> {
     let leased_by = Some("worker-1".to_owned());
     vec![
         (
-            Outcome::Keep { lease_secs: 90.0 },
+            Outcome::Keep { has_failed: true },
             Some(Job {
-                leased_by,
+                leased_by: leased_by.clone(),
                 attempts: 0,
                 last_result: Some(json!({"result": "old"})),
-                due_in: 90,
+                due_in: 60,
                 ..row.clone()
             }),
         ),
+        (Outcome::Keep { has_failed: false }, Some(Job { leased_by, due_in: 60, ..row.clone() })),
         (
             Outcome::Wait { until, saw: Some(saw()) },
             Some(Job { lane: 1, attempts: 0, last_result: Some(saw()), due_in: 40, ..row.clone() }),

@@ -64,7 +64,7 @@ async fn an_advance_under_a_lost_lease_leaves_no_trace() {
     let after = load(&mut conn, id).await.apply(&placed()).unwrap();
     let mut tx = conn.begin().await.unwrap();
     assert!(orders::record(&mut tx, &after, &placed(), "worker-1").await.unwrap());
-    assert!(!jobs::settle(&mut tx, fence, &Outcome::Keep { lease_secs: LEASE }).await.unwrap());
+    assert!(!jobs::settle(&mut tx, fence, &Outcome::Keep { has_failed: false }).await.unwrap());
     tx.rollback().await.unwrap();
     assert_eq!(standing(&mut conn, id).await, before);
     assert_eq!(before, ("accepted".to_owned(), 0, "verified".to_owned(), 1));

@@ -13,7 +13,7 @@ use crate::databases::{connect, empty, migrated};
 
 /// What later migrations have changed about tables that an older version uses, `table.constraint` or `table.column`:
 /// each with the reason why the older programs do not stumble over it.
-const CONSIDERED: [(&str, &str); 24] = [
+const CONSIDERED: [(&str, &str); 27] = [
     ("acme_accounts.private_key_pem", "NULL only where it is sealed, which begins when every program has the keys"),
     ("acme_accounts.acme_accounts_has_one_key", "older programs write the plain one, and know no other"),
     ("acme_accounts.acme_accounts_has_one_next_key", "older programs write neither"),
@@ -26,6 +26,9 @@ const CONSIDERED: [(&str, &str); 24] = [
     ("certificates.certificates_revoked_was_issued", "older programs do not revoke, nor leave the state issued"),
     ("jobs.jobs_delivery_id_key", "says the same; it leaves out the rows that have none"),
     ("jobs.jobs_proposal_id_key", "says the same; it leaves out the rows that have none"),
+    ("orders.orders_acme_url_open_key", OPEN_BY_TIME),
+    ("orders.orders_one_open_per_certificate", OPEN_BY_TIME),
+    ("orders.orders_one_open_per_domain", OPEN_BY_TIME),
     ("presenter_configs.presenter_configs_has_one_secret", "older programs write the plain one, and know no other"),
     ("presenter_configs.presenter_configs_secret_sealed_check", "older programs do not write it"),
     ("presenter_proposals.presenter_proposals_has_one_secret", "older programs write the plain one, and know no other"),
@@ -42,6 +45,9 @@ const CONSIDERED: [(&str, &str); 24] = [
     ("webhooks.webhooks_secret_sealed_check", "older programs do not write it"),
     ("audit_entries.token_id", "NULL for what an operator does without a token; older programs do not list those rows"),
 ];
+
+/// Since `orders_ended_has_time`.
+const OPEN_BY_TIME: &str = "says the same: what has not ended has no time of its end";
 
 fn is_considered(change: &str) -> bool {
     let about = change.split([':', ' ']).next();

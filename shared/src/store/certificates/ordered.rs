@@ -245,7 +245,7 @@ pub async fn pending_challenges(conn: &mut PgConnection, id: i64) -> Result<Vec<
         PendingChallenge,
         r#"SELECT a.identifier, a.txt_value, o.deadline_at AS "deadline_at!", o.seen_at
            FROM orders o JOIN authorizations a ON a.order_id = o.id
-           WHERE o.certificate_id = $1 AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL
+           WHERE o.certificate_id = $1 AND o.ended_at IS NULL AND o.deadline_at IS NOT NULL
              AND a.proved_at IS NULL
            ORDER BY a.identifier, a.wildcard"#,
         id

@@ -35,7 +35,7 @@ pub async fn pending(conn: &mut PgConnection, domain_ids: &[i64]) -> Result<Hash
                CASE WHEN j.leased_by IS NULL THEN greatest(j.due_at, now()) ELSE now() END AS "next_check_at!"
            FROM orders o JOIN domains d ON d.id = o.domain_id JOIN authorizations a ON a.order_id = o.id
                LEFT JOIN jobs j ON j.order_id = o.id
-           WHERE o.domain_id = ANY($1) AND o.origin = 'challenge' AND o.state NOT IN ('issued', 'failed', 'cancelled') AND o.deadline_at IS NOT NULL"#,
+           WHERE o.domain_id = ANY($1) AND o.origin = 'challenge' AND o.ended_at IS NULL AND o.deadline_at IS NOT NULL"#,
         domain_ids
     )
     .fetch_all(conn)
