@@ -123,7 +123,7 @@ pub struct DatabaseArgs {
     #[command(flatten)]
     address: DatabaseAddress,
 
-    /// Most connections this process opens, at least 2
+    /// Most connections this process opens, at least 2, for a worker 3
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..))]
     pub database_max_connections: u32,
 

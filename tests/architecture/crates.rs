@@ -22,10 +22,14 @@ fn forbidden(path: &str, manifest: &str, allowed: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn api_and_worker_depend_on_shared_only_and_shared_on_none_of_ours() {
+fn api_and_worker_depend_on_shared_only_shared_on_none_of_ours_and_benchmarks_on_the_stack() {
     let root = checkout::root().unwrap();
-    let rules: [(&str, &[&str]); 3] =
-        [("api", &["countersign-shared"]), ("worker", &["countersign-shared"]), ("shared", &[])];
+    let rules: [(&str, &[&str]); 4] = [
+        ("api", &["countersign-shared"]),
+        ("worker", &["countersign-shared"]),
+        ("shared", &[]),
+        ("tests/load", &["countersign-tests"]),
+    ];
     let broken: Vec<String> = rules
         .into_iter()
         .flat_map(|(folder, allowed)| {

@@ -172,7 +172,7 @@ impl Advance {
         let after = before.clone().apply(event).map_err(|error| StepError::counted("an internal error", &error))?;
         let outcome = match after.cleaned_up_at {
             Some(_) => {
-                lease.about_to_end();
+                lease.set_ending(true);
                 Outcome::Done
             }
             None => Outcome::Keep { has_failed: lease.attempts() > 0 || lease.failures() > 0 },
@@ -200,6 +200,7 @@ impl Advance {
                     return Ok(Committed::Stored(stored));
                 }
                 Ok(other) => {
+                    lease.set_ending(false);
                     if is_unsure && self.is_stored(&after).await {
                         metrics::order_moved(&after, event);
                     }
@@ -211,7 +212,10 @@ impl Advance {
                     lease.answer_lost();
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    lease.set_ending(false);
+                    return Err(error.into());
+                }
             }
         }
     }

@@ -59,7 +59,6 @@ pub async fn run(
         slots: Slots::new(settings.worker_slots.into()),
         notified,
         claimed,
-        handing_out: JoinSet::new(),
     };
 
     let mut tasks = JoinSet::new();
@@ -114,7 +113,10 @@ pub async fn run(
         }
     }
     abandon.cancel();
-    tasks.join_all().await;
+    tokio::select! {
+        () = overdue => tracing::warn!("not everything could be given back: leases run out by themselves"),
+        _ = tasks.join_all() => {}
+    }
     Ok(())
 }
 

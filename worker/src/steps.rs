@@ -44,7 +44,8 @@ const CA_MAY_TAKE: Duration = Duration::from_secs(3600);
 /// For a CA that cannot be reached, limits our rate or does not accept our account, since the order last advanced.
 const CA_MAY_BE_AWAY: Duration = Duration::from_secs(24 * 3600);
 
-/// What a CA that validates and issues at once needs for it. The pause grows from the first: another CA is asked no more often for it.
+/// What a CA that validates and issues at once needs for it. The pause grows from the first: one that takes minutes is asked no more often
+/// for it.
 const SOONEST_ASKED_AGAIN: Duration = Duration::from_millis(15);
 
 /// What the steps work with: facades, and the settings they obey.

@@ -24,7 +24,7 @@ pub async fn values(conn: &mut PgConnection, label: &str) -> Result<Option<Vec<S
 }
 
 /// Tells the name servers, at the commit, that the answer at a label has changed. Commits that notify wait for each other, the disk
-/// included: not where nobody listens.
+/// included: registrations, which are many at once, do not where there is no zone to answer for.
 pub async fn notify(conn: &mut PgConnection, label: &str) -> Result<(), StoreError> {
     sqlx::query!("SELECT pg_notify($1, $2)", notifications::CHALLENGES, label).execute(conn).await?;
     Ok(())

@@ -16,6 +16,7 @@ use crate::knot::Knot;
 use crate::meter::Meter;
 use crate::pgbench;
 use crate::production;
+use crate::readings::WORKER;
 use crate::report::{Figure, Goal, Section, Unit};
 use crate::rows;
 use crate::statistics::Runs;
@@ -32,8 +33,8 @@ const FRESH_A_SECOND: u64 = 3_000;
 /// Domains that are fetched.
 const FETCHED: i64 = 10_000;
 
-const API: &str = "api-1";
-const WORKER: &str = "worker-1";
+/// What they are called, and in the stack.
+const METERED: [(&str, &str); 3] = [("the API", "api-1"), ("the worker", WORKER), ("Postgres", "postgres")];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
@@ -143,7 +144,8 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
         title: "The API: requests/s over connections".to_owned(),
         setting: format!(
             "one API and one worker, default settings where nothing else is said; the CA is a stub; wrk with one thread; {RUNS} runs of {SECONDS} s each, \
-             in turn with pgbench (-M prepared, the statements that the log of Postgres has of one request)"
+             in turn with pgbench (-M prepared, its first second left out, the statements that the log of Postgres has of one request, the \
+             worker's for it among them; what the worker's jobs share is there for each)"
         ),
         figures,
         chart: Some(Chart { x: "connections", y: "requests/s", lines }),
@@ -186,23 +188,20 @@ impl Pair {
 
 impl Bench {
     async fn measure(&mut self, call: Call, connections: usize, script: &str) -> Result<Pair> {
-        let processes = [("the API", API), ("the worker", WORKER), ("Postgres", "postgres")];
         let mut answered = Vec::new();
         let (mut pgbench, mut hello, mut cpu) = (Vec::new(), Vec::new(), [const { Vec::new() }; 3]);
+        self.checkpoint().await?;
         self.load(call, connections, WARM_UP_SECONDS).await?;
-        for run in 0..RUNS {
-            let meters: Vec<Meter> =
-                processes.iter().map(|(_, name)| Meter::of_stack(&self.stack, name)).collect::<Result<_>>()?;
-            let before: Vec<_> = meters.iter().map(|meter| meter.read()).collect::<Result<_>>()?;
-            let one = self.load(call, connections, SECONDS).await?;
-            for ((each, meter), before) in cpu.iter_mut().zip(meters).zip(before) {
-                each.push(meter.read()?.cpu.saturating_sub(before.cpu).as_secs_f64() / one.requests as f64);
+        for _ in 0..RUNS {
+            let (one, took) = self.load(call, connections, SECONDS).await?;
+            for (each, took) in cpu.iter_mut().zip(took) {
+                each.push(took / one.requests as f64);
             }
             answered.push(one);
-            let theirs = self.bare(call, connections, script, run).await?;
+            let theirs = self.bare(call, connections, script).await?;
             pgbench.push(theirs);
             if call == Call::Fetch {
-                hello.push(self.hello.load(connections, SECONDS / 2, self.folder.path()).await?.rate());
+                hello.push(self.hello.load(connections, SECONDS, self.folder.path()).await?.rate());
             }
             eprintln!(
                 "{:>18} {connections:>4}  {:>7.0}/s  p50 {:.2} ms  p99 {:.2} ms  pgbench {:>7.0}/s",
@@ -214,7 +213,7 @@ impl Bench {
             );
         }
         let runs = |of: fn(&Answered) -> f64| Runs::new(answered.iter().map(of).collect());
-        let cpu = processes.iter().map(|(process, _)| *process).zip(cpu.map(Runs::new));
+        let cpu = METERED.iter().map(|(process, _)| *process).zip(cpu.map(Runs::new));
         Ok(Pair {
             rate: runs(Answered::rate),
             p50: runs(|one| one.p50),
@@ -234,7 +233,7 @@ impl Bench {
             self.load(Call::Issue, connections, WARM_UP_SECONDS).await?;
             let mut rates = Vec::new();
             for _ in 0..RUNS {
-                rates.push(self.load(Call::Issue, connections, SECONDS).await?.rate());
+                rates.push(self.load(Call::Issue, connections, SECONDS).await?.0.rate());
             }
             let what = format!("{}, {connections} connections, ACME_NEW_ORDER_LIMIT=16", Call::Issue.name());
             figures.push(Figure::of_runs(what, Unit::PerSecond, &Runs::new(rates)).beside("by default 1", by_default));
@@ -242,29 +241,31 @@ impl Bench {
         Ok(figures)
     }
 
-    /// One run of wrk, and what it leaves is put away.
-    async fn load(&mut self, call: Call, connections: usize, seconds: u64) -> Result<Answered> {
+    /// One run of wrk, and what it leaves is put away. With the CPU seconds of all requests, in the order of [`METERED`].
+    async fn load(&mut self, call: Call, connections: usize, seconds: u64) -> Result<(Answered, [f64; METERED.len()])> {
         let first = self.fresh(call, seconds).await?;
         let ids = self.folder.path().join("ids").display().to_string();
         let arguments = [first.to_string(), ids];
         let load = Load { url: self.stack.api().url(), lua: call.lua(), arguments: &arguments, connections, seconds };
         let (orders, domains) = (self.ca.orders(), self.domains().await?);
+        let cpu = || -> Result<Vec<f64>> {
+            METERED.iter().map(|(_, name)| Ok(Meter::of_stack(&self.stack, name)?.read()?.cpu.as_secs_f64())).collect()
+        };
+        let before = cpu()?;
         let answered = load.run(self.folder.path()).await?;
+        let after = cpu()?;
         match call {
             Call::Register => ensure!(self.domains().await? >= domains + answered.requests, "domains are missing"),
             Call::Issue => ensure!(self.ca.orders() >= orders + answered.requests, "orders were not placed"),
             Call::Fetch => {}
         }
         self.settle(call).await?;
-        Ok(answered)
+        Ok((answered, std::array::from_fn(|number| after[number] - before[number])))
     }
 
     /// One run of pgbench.
-    async fn bare(&mut self, call: Call, clients: usize, script: &str, run: u64) -> Result<pgbench::Run> {
-        let first = self.fresh(call, SECONDS).await?;
-        if run == 0 {
-            self.checkpoint().await?;
-        }
+    async fn bare(&mut self, call: Call, clients: usize, script: &str) -> Result<pgbench::Run> {
+        let first = self.fresh(call, SECONDS + 1).await?;
         // It must not take the jobs that pgbench enqueues.
         self.stack.pause(WORKER);
         let result = pgbench::run(&self.stack, self.folder.path(), script, clients, SECONDS, first).await;

@@ -9,13 +9,12 @@ use sqlx::AssertSqlSafe;
 
 use crate::meter::Meter;
 use crate::production;
-use crate::report::{Figure, Goal, Section, Unit};
+use crate::report::{Figure, Goal, MIB, Section, Unit};
 
 /// Each is a user of its own in the database, by which its statements are counted.
 const PROCESSES: [(&str, &str); 3] = [("api-1", "api"), ("worker-1", "worker"), ("dns-1", "dns")];
 const SETTLING: Duration = Duration::from_secs(20);
 const MEASURED_FOR: Duration = Duration::from_secs(60);
-const MIB: f64 = 1_048_576.0;
 
 pub(crate) async fn run() -> Result<Vec<Section>> {
     let stack = stack().await?;

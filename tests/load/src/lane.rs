@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use crate::chart::Chart;
 use crate::meter::Meter;
 use crate::readings::{INTERVAL_SECS, Lane, Reading, Span, WORKER};
-use crate::report::{Figure, Goal, Section, Unit};
+use crate::report::{Figure, Goal, MIB, Section, Unit};
 use crate::rows;
 
 const WARM_UP: Duration = Duration::from_secs(30);
@@ -21,11 +21,14 @@ const SAMPLE: Duration = Duration::from_secs(5);
 const YARDSTICK_FOR: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run() -> Result<Vec<Section>> {
-    Ok(vec![hold(20_000, None).await?, hold(100_000, Some("512")).await?])
+    let held = hold(20_000, None, Goal::must_be_at_most(2.0), None).await?;
+    let more = hold(100_000, Some("512"), Goal::aims_at_most(1.0), Some(Goal::at_most(20.0 * MIB, 5.0 * MIB))).await?;
+    Ok(vec![held, more])
 }
 
-/// `slots`: another `WORKER_SLOTS` than the default.
-async fn hold(orders: i64, slots: Option<&str>) -> Result<Section> {
+/// `slots`: another `WORKER_SLOTS` than the default. `lag`, `memory`: what is asked of the 99th percentile, and of the memory beyond that
+/// of an idle worker.
+async fn hold(orders: i64, slots: Option<&str>, lag: Goal, memory_goal: Option<Goal>) -> Result<Section> {
     let lane = Lane::start(|builder| match slots {
         Some(slots) => builder.setting("WORKER_SLOTS", slots),
         None => builder,
@@ -49,11 +52,9 @@ async fn hold(orders: i64, slots: Option<&str>) -> Result<Section> {
     let rate = whole.cycles / whole.seconds;
     let needed = orders as f64 / INTERVAL_SECS;
     let mut figures = vec![
-        Figure::new("cycles (look-up and wait)", Unit::PerSecond, rate)
-            .beside("asked for", needed)
-            .goal(Goal::ratio_at_least(0.97, 0.99)),
-        Figure::new("lag from due to started, p99", Unit::Seconds, whole.lag_p99).goal(Goal::at_most(2.0, 1.0)),
-        Figure::new("lag from due to started, p50", Unit::Seconds, whole.lag_p50),
+        Figure::new("cycles (look-up and wait)", Unit::PerSecond, rate).beside("due", needed),
+        Figure::new("lag from due to claimed, p99", Unit::Seconds, whole.lag_p99).goal(lag),
+        Figure::new("lag from due to claimed, p50", Unit::Seconds, whole.lag_p50),
         Figure::new("beside claim + wait in bare SQL", Unit::PerSecond, rate)
             .beside("2 connections, 100 rows each", bare),
         Figure::new("beside the name server alone", Unit::PerSecond, rate).beside("dnsperf", answers),
@@ -65,9 +66,11 @@ async fn hold(orders: i64, slots: Option<&str>) -> Result<Section> {
     figures.push(Figure::new("WAL for a cycle", Unit::BytesEach, whole.wal_bytes / whole.cycles));
     figures.push(Figure::new("memory of the worker", Unit::Bytes, memory as f64));
     let more = memory.saturating_sub(idle.memory) as f64;
-    figures.push(
-        Figure::new("more than idle", Unit::Bytes, more).goal(Goal::at_most(20.0 * 1_048_576.0, 5.0 * 1_048_576.0)),
-    );
+    let more = Figure::new("more than idle", Unit::Bytes, more);
+    figures.push(match memory_goal {
+        Some(goal) => more.goal(goal),
+        None => more,
+    });
     Ok(Section {
         name: format!("lane-{orders}"),
         title: format!("{orders} orders in flight, each looked up every 10 s"),

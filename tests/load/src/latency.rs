@@ -124,13 +124,13 @@ fn section(algorithm: Algorithm, aim: f64, rounds: &[Round]) -> Section {
             Unit::Seconds,
             &runs(&|round| round.ours.seen),
         )
-        .goal(Goal::at_most(uacme.median(), aim)),
+        .goal(Goal::aims_at_most(aim)),
         Figure::of_runs("from the published record to `active`", Unit::Seconds, &published)
             .beside("uacme", uacme.median())
-            .goal(Goal::ratio_at_most(1.0, 1.0)),
+            .goal(Goal::ratio_must_be_at_most(1.0)),
         Figure::of_runs("the same", Unit::Seconds, &published)
             .beside("lego", lego.median())
-            .goal(Goal::ratio_at_most(0.2, 0.2)),
+            .goal(Goal::ratio_must_be_at_most(0.2)),
         Figure::of_runs("uacme, from its published record", Unit::Seconds, &uacme),
         Figure::of_runs("lego, from its published record", Unit::Seconds, &lego),
         Figure::of_runs("the whole call", Unit::Seconds, &whole)

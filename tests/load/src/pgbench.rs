@@ -228,7 +228,7 @@ pub(crate) struct Run {
     pub(crate) latency: f64,
 }
 
-/// As many clients, each with a connection of its own.
+/// As many clients, each with a connection of its own. The first second, in which each of them prepares its statements, does not count.
 pub(crate) async fn run(
     stack: &Stack,
     folder: &Path,
@@ -239,7 +239,7 @@ pub(crate) async fn run(
 ) -> Result<Run> {
     let file = folder.join("script.sql");
     fs::write(&file, script)?;
-    let (clients, seconds) = (clients.to_string(), seconds.to_string());
+    let (clients, seconds) = (clients.to_string(), (seconds + 1).to_string());
     let mut command = Command::new(program("pgbench")?);
     command.args([
         "-n",
@@ -249,6 +249,8 @@ pub(crate) async fn run(
         &clients,
         "-T",
         &seconds,
+        "-P",
+        "1",
         "-D",
         "i=0",
         "-D",
@@ -259,13 +261,20 @@ pub(crate) async fn run(
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success() && !complained.contains("error"), "pgbench failed: {complained}{said}");
-    let number = |before: &str| {
-        let line = said.lines().find_map(|line| line.strip_prefix(before))?;
-        line.split_whitespace().next()?.parse::<f64>().ok()
-    };
-    let run = number("tps = ").zip(number("latency average = "));
-    let (rate, millis) = run.with_context(|| format!("pgbench says no rate: {said}"))?;
-    Ok(Run { rate, latency: millis / 1e3 })
+    progress(&complained).with_context(|| format!("pgbench says no rate: {complained}{said}"))
+}
+
+/// The mean of what pgbench says once a second, but for the first.
+fn progress(said: &str) -> Option<Run> {
+    let number = |line: &str, before: &str| line.split_once(before)?.1.split_whitespace().next()?.parse::<f64>().ok();
+    let seconds: Vec<(f64, f64)> = said
+        .lines()
+        .filter(|line| line.starts_with("progress: "))
+        .skip(1)
+        .map(|line| Some((number(line, " s, ")?, number(line, " lat ")?)))
+        .collect::<Option<_>>()?;
+    let mean = |of: fn(&(f64, f64)) -> f64| seconds.iter().map(of).sum::<f64>() / seconds.len() as f64;
+    (!seconds.is_empty()).then(|| Run { rate: mean(|second| second.0), latency: mean(|second| second.1) / 1e3 })
 }
 
 #[cfg(test)]
@@ -289,6 +298,17 @@ mod tests {
         assert_eq!(sql, [vec!["BEGIN", insert, "COMMIT"], vec!["SELECT 1"]]);
         let expected = [Some("100000000007"), Some("it's, $4 = at 10:30"), None];
         assert_eq!(transactions[0][1].parameters, expected.map(|value| value.map(str::to_owned)));
+    }
+
+    #[test]
+    fn the_first_second_does_not_count() {
+        let line = |second: u64, tps: u64, millis: f64| {
+            format!("progress: {second}.0 s, {tps}.5 tps, lat {millis} ms stddev 0.1, 0 failed\n")
+        };
+        let said = format!("pgbench (15.18)\n{}{}{}", line(1, 7, 900.0), line(2, 100, 2.0), line(3, 300, 4.0));
+        let run = progress(&said).unwrap();
+        assert_eq!((run.rate, run.latency), (200.5, 0.003));
+        assert!(progress(&line(1, 7, 900.0)).is_none() && progress("").is_none());
     }
 
     #[test]

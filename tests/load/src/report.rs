@@ -59,6 +59,8 @@ pub(crate) enum Unit {
     Count,
 }
 
+pub(crate) const MIB: f64 = 1_048_576.0;
+
 #[derive(Serialize)]
 pub(crate) struct Figure {
     what: String,
@@ -90,8 +92,10 @@ struct Yardstick {
 pub(crate) struct Goal {
     of: Of,
     at: At,
-    must: f64,
-    aim: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    must: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aim: Option<f64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
@@ -111,23 +115,40 @@ enum At {
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
-    /// Better than what was aimed at.
+    /// As good as what is aimed at.
     Aim,
+    /// As good as it must be.
     Reached,
+    /// What is aimed at is missed, and nothing must be reached.
+    Short,
     Missed,
 }
 
 impl Goal {
     pub(crate) fn at_most(must: f64, aim: f64) -> Self {
-        Self { of: Of::Value, at: At::Most, must, aim }
+        Self { of: Of::Value, at: At::Most, must: Some(must), aim: Some(aim) }
+    }
+
+    /// There is nothing better to aim at.
+    pub(crate) fn must_be_at_most(must: f64) -> Self {
+        Self { aim: None, ..Self::at_most(must, must) }
+    }
+
+    /// It would be good, and need not be.
+    pub(crate) fn aims_at_most(aim: f64) -> Self {
+        Self { must: None, ..Self::at_most(aim, aim) }
     }
 
     pub(crate) fn ratio_at_least(must: f64, aim: f64) -> Self {
-        Self { of: Of::Ratio, at: At::Least, must, aim }
+        Self { of: Of::Ratio, at: At::Least, must: Some(must), aim: Some(aim) }
     }
 
     pub(crate) fn ratio_at_most(must: f64, aim: f64) -> Self {
-        Self { of: Of::Ratio, at: At::Most, must, aim }
+        Self { of: Of::Ratio, at: At::Most, must: Some(must), aim: Some(aim) }
+    }
+
+    pub(crate) fn ratio_must_be_at_most(must: f64) -> Self {
+        Self { aim: None, ..Self::ratio_at_most(must, must) }
     }
 
     fn verdict(self, value: f64, ratio: Option<f64>) -> Option<Verdict> {
@@ -139,10 +160,11 @@ impl Goal {
             At::Most => measured <= limit,
             At::Least => measured >= limit,
         };
-        Some(match (holds(self.aim), holds(self.must)) {
-            (true, _) => Verdict::Aim,
-            (false, true) => Verdict::Reached,
-            (false, false) => Verdict::Missed,
+        Some(match (self.must.map(holds), self.aim.map(holds)) {
+            (Some(false), _) => Verdict::Missed,
+            (_, Some(true)) => Verdict::Aim,
+            (Some(true), _) => Verdict::Reached,
+            (None, _) => Verdict::Short,
         })
     }
 }
@@ -159,7 +181,8 @@ impl Figure {
 
     #[must_use]
     pub(crate) fn beside(mut self, what: impl Into<String>, value: f64) -> Self {
-        self.yardstick = Some(Yardstick { what: what.into(), value, ratio: self.value / value });
+        let ratio = if value == 0.0 { f64::NAN } else { self.value / value };
+        self.yardstick = Some(Yardstick { what: what.into(), value, ratio });
         self
     }
 
@@ -253,14 +276,18 @@ impl Figure {
                 At::Most => "≤",
                 At::Least => "≥",
             };
-            match goal.of {
-                Of::Value => format!("{at} {} ({})", told(goal.must), told(goal.aim)),
-                Of::Ratio => format!("{at} {} × ({})", goal.must, goal.aim),
-            }
+            let limit = |limit: f64| match goal.of {
+                Of::Value => told(limit),
+                Of::Ratio => format!("{limit} ×"),
+            };
+            let must = goal.must.map(|must| format!("{at} {}", limit(must)));
+            let aim = goal.aim.map(|aim| format!("(aim {})", limit(aim)));
+            must.into_iter().chain(aim).collect::<Vec<_>>().join(" ")
         });
         let verdict = self.verdict.map(|verdict| match verdict {
             Verdict::Aim => "aim reached",
             Verdict::Reached => "reached",
+            Verdict::Short => "aim missed",
             Verdict::Missed => "MISSED",
         });
         [
@@ -285,7 +312,7 @@ impl Unit {
             Self::Seconds | Self::SecondsEach if value.abs() < 1.0 => format!("{} ms", rounded(value * 1e3)),
             Self::Seconds | Self::SecondsEach => format!("{} s", rounded(value)),
             Self::Bytes | Self::BytesEach if value.abs() < 10_240.0 => format!("{} B", rounded(value)),
-            Self::Bytes | Self::BytesEach => format!("{} MiB", rounded(value / 1_048_576.0)),
+            Self::Bytes | Self::BytesEach => format!("{} MiB", rounded(value / MIB)),
             Self::Count => rounded(value),
         }
     }
@@ -310,6 +337,12 @@ mod tests {
         let lag = |secs| Figure::new("lag", Unit::Seconds, secs).goal(Goal::at_most(2.0, 1.0));
         assert!(verdict(lag(0.9)) == Verdict::Aim && verdict(lag(1.5)) == Verdict::Reached);
         assert!(verdict(lag(2.1)) == Verdict::Missed && verdict(lag(f64::NAN)) == Verdict::Missed);
+        let aimed = |secs| Figure::new("lag", Unit::Seconds, secs).goal(Goal::aims_at_most(1.0));
+        assert!(verdict(aimed(0.9)) == Verdict::Aim && verdict(aimed(1.1)) == Verdict::Short);
+        let must = |secs| Figure::new("lag", Unit::Seconds, secs).goal(Goal::must_be_at_most(1.0));
+        assert!(verdict(must(0.9)) == Verdict::Reached && verdict(must(1.1)) == Verdict::Missed);
+        let beyond = Figure::new("lag", Unit::Seconds, 2.0).goal(Goal::at_most(1.0, 3.0));
+        assert!(verdict(beyond) == Verdict::Missed, "an aim is no excuse");
         let beside = |rate| Figure::new("rate", Unit::PerSecond, rate).beside("pgbench", 100.0);
         assert!(verdict(beside(85.0).goal(Goal::ratio_at_least(0.6, 0.8))) == Verdict::Aim);
         assert!(verdict(beside(59.0).goal(Goal::ratio_at_least(0.6, 0.8))) == Verdict::Missed);

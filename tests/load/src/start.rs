@@ -9,6 +9,7 @@ use countersign_tests::stack::Stack;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::production;
 use crate::report::{Figure, Goal, Section, Unit};
 use crate::statistics::Runs;
 
@@ -20,7 +21,7 @@ const ASK_EVERY: Duration = Duration::from_millis(1);
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run() -> Result<Vec<Section>> {
-    let stack = Stack::builder().responders(1).durable().try_start().await?;
+    let stack = production::stack().responders(1).try_start().await?;
     let mut figures = Vec::new();
     for (program, replica) in SERVERS {
         let mut times = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use countersign_tests::dns_front::DnsFault;
 use countersign_tests::stack::waiting::pause_until;
 
@@ -36,8 +36,9 @@ async fn blows(lease_for: &str, goal: Goal) -> Result<Section> {
     // The other one takes lost jobs only after one lease without a gap.
     pause_until(Instant::now() + Duration::from_secs(20)).await;
 
-    let (mut times, mut counts) = (Vec::new(), Vec::new());
+    let (mut times, mut counts, mut blows_left) = (Vec::new(), Vec::new(), 3 * BLOWS);
     while times.len() < BLOWS {
+        blows_left = blows_left.checked_sub(1).context("the worker hardly ever holds a job")?;
         let blow = Instant::now();
         lane.stack.kill(WORKER);
         let lost = leased_by_it(&lane).await?;

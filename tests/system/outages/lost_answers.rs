@@ -35,6 +35,9 @@ async fn an_outcome_whose_answer_is_lost_is_not_taken_for_one_that_was_refused()
     sqlx::raw_sql("DROP TRIGGER slow_outcome ON jobs").execute(stack.pool()).await.unwrap();
     let again = async || stack.log("worker-1").contains("outcome not written yet").then_some(());
     stack.wait_until("the worker has not heard of it", SOON, again).await;
+    // Once the job is claimed anew, nobody can tell any more.
+    let found = async || stack.log("worker-1").contains("was stored after all").then_some(());
+    stack.wait_until("the worker has found it", SOON, found).await;
     stack.publish_value(order).await;
     stack.api().check(&domain.id).await;
     all_resume_unharmed(&stack, &domains, SOON).await;

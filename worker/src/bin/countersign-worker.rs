@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use countersign_shared::telemetry::{Telemetry, metrics};
 use countersign_shared::{config, lifecycle, ops};
 use countersign_worker::runtime;
@@ -10,6 +10,9 @@ use countersign_worker::settings::Settings;
 use countersign_worker::steps::Tools;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// For as long as the worker runs.
+const KEPT_CONNECTIONS: u32 = 2;
 
 fn main() -> ExitCode {
     lifecycle::run("countersign-worker", run())
@@ -19,6 +22,11 @@ async fn run() -> anyhow::Result<()> {
     let settings: Settings = config::parse();
     let telemetry = Telemetry::start("countersign-worker", &settings.log, &settings.collector)?;
 
+    ensure!(
+        settings.database.database_max_connections > KEPT_CONNECTIONS,
+        "DATABASE_MAX_CONNECTIONS must be at least {} for a worker: it keeps one for notifications and one for claims",
+        KEPT_CONNECTIONS + 1
+    );
     let pool = settings.database.pool()?;
     let listening = settings.database.listening(&pool)?;
     metrics::observe_pool(&pool);

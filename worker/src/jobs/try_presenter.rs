@@ -65,9 +65,10 @@ async fn try_and_store(tools: &Tools, lease: &Lease, proposal_id: i64) -> Result
         }
         Ok(())
     };
-    lease.about_to_end();
-    in_time(store(tools, lease, &proposal, tried)).await?;
-    Ok(None)
+    lease.set_ending(true);
+    let stored = in_time(store(tools, lease, &proposal, tried)).await;
+    lease.set_ending(false);
+    stored.map(|()| None)
 }
 
 async fn try_out(tools: &Tools, proposal: &ToTry) -> Result<(), String> {

@@ -150,6 +150,7 @@ impl Lease {
     /// it may have been that one, and nothing is lost.
     pub async fn refused(&self, what: &str) {
         if self.is_unsure.load(Ordering::Relaxed) && self.is_unclaimed_since().await {
+            tracing::info!("the {what} was stored after all");
             return;
         }
         let refused_so_far = self.leases.refused.fetch_add(1, Ordering::Relaxed) + 1;
@@ -189,10 +190,10 @@ impl Lease {
         }
     }
 
-    /// Says that the run is about to write what ends it, though it might hear of its lease's end before it hears of that.
-    pub fn about_to_end(&self) {
+    /// Says whether the run is writing what ends it: then it might hear of its lease's end before it hears of that.
+    pub fn set_ending(&self, is_ending: bool) {
         if let Some(held) = self.leases.held().get_mut(&self.job.fence) {
-            held.is_ending = true;
+            held.is_ending = is_ending;
         }
     }
 

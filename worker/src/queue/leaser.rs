@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_shared::store::jobs::{self, ClaimedJob, JobKind, Lane, Outcome, Worker};
-use countersign_shared::store::{PgPool, StoreError, in_time, orders};
+use countersign_shared::store::{PgPool, PoolConnection, StoreError, in_time, orders};
 use countersign_shared::telemetry::{chain, metrics};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
@@ -27,20 +27,22 @@ pub struct Leaser {
     pub slots: Arc<Slots>,
     /// Says that a lane-0 job is there.
     pub notified: broadcast::Receiver<String>,
-    /// To the backend. Nothing waits here under lease: a job is claimed only for a free slot.
+    /// To the backend. Nothing waits for a slot under lease: a job is claimed only for a free one.
     pub claimed: mpsc::UnboundedSender<Lease>,
-    /// Claimed jobs on their way to the backend.
-    pub handing_out: JoinSet<()>,
 }
 
 impl Leaser {
     /// Claims until `stop`. Errors are logged and outlived.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut handing_out = JoinSet::new();
+        // Kept from one look to the next: a pool asks every connection that it hands out, or gets back, whether it lives.
+        let mut kept = None;
         let mut reach = Reach::new(self.leases.lease_for(), Instant::now());
         while !stop.is_cancelled() {
-            let rest = match self.claim_what_is_due(&mut reach).await {
+            let rest = match self.claim_what_is_due(&mut kept, &mut reach, &mut handing_out).await {
                 Ok(rest) => rest,
                 Err(error) => {
+                    kept = None;
                     if reach.lost() {
                         tracing::warn!(error = chain(&error), "cannot claim jobs");
                     }
@@ -52,23 +54,35 @@ impl Leaser {
                 () = rest.over(&self.slots) => {}
                 () = something_arrived(&mut self.notified) => {}
             }
-            while self.handing_out.try_join_next().is_some() {}
+            while let Some(handed_out) = handing_out.try_join_next() {
+                if let Err(error) = handed_out {
+                    tracing::error!(error = chain(&error), "claimed jobs were dropped: their leases run out");
+                }
+            }
         }
-        self.handing_out.join_all().await;
+        handing_out.join_all().await;
     }
 
-    async fn claim_what_is_due(&mut self, reach: &mut Reach) -> Result<Rest, StoreError> {
-        // One for all that is asked now: a pool asks every connection that it hands out, or gets back, whether it lives.
-        let mut conn = in_time(async { Ok(self.pool.acquire().await?) }).await?;
+    /// What it claims is on its way to the backend as a task of `handing_out`.
+    async fn claim_what_is_due(
+        &mut self,
+        kept: &mut Option<PoolConnection>,
+        reach: &mut Reach,
+        handing_out: &mut JoinSet<()>,
+    ) -> Result<Rest, StoreError> {
+        let conn = match kept {
+            Some(conn) => conn,
+            None => kept.insert(in_time(async { Ok(self.pool.acquire().await?) }).await?),
+        };
         let release = reach.is_time_to_release();
         let due_in = in_time(async {
             if release {
-                let released = jobs::release_unheld(&mut conn, &self.worker, &self.leases.fences()).await?;
+                let released = jobs::release_unheld(conn, &self.worker, &self.leases.fences()).await?;
                 if released > 0 {
                     tracing::warn!(released, "given back: jobs whose claim was stored and not answered");
                 }
             }
-            jobs::next_due_in(&mut conn).await
+            jobs::next_due_in(conn).await
         });
         let due_in = due_in.await?;
         reach.succeeded(Instant::now());
@@ -91,21 +105,16 @@ impl Leaser {
             }
             let sent_at = Instant::now();
             let lease_secs = self.leases.lease_for().as_secs_f64();
-            let claim = jobs::claim(&mut conn, lane, &self.worker, lease_secs, free as i64, may_take_lost);
+            let claim = jobs::claim(conn, lane, &self.worker, lease_secs, free as i64, may_take_lost);
             let jobs = in_time(claim).await?;
-            if jobs.len() == free {
-                rest.is_full = true;
-            } else {
-                // The next of this lane is due who knows when.
-                rest.until_due = Duration::ZERO;
-            }
+            rest.claimed(jobs.len(), free);
             let hold = |job: ClaimedJob| {
                 metrics::job_claimed(lane, job.lag_secs);
                 self.leases.hold(job, sent_at, self.slots.take(lane))
             };
             let leases: Vec<Lease> = jobs.into_iter().map(hold).collect();
             if !leases.is_empty() {
-                self.handing_out.spawn(hand_out(self.pool.clone(), leases, self.claimed.clone()));
+                handing_out.spawn(hand_out(self.pool.clone(), leases, self.claimed.clone()));
             }
         }
         Ok(rest)
@@ -121,6 +130,18 @@ struct Rest {
 }
 
 impl Rest {
+    /// Takes into account what was claimed of a lane where something is due.
+    fn claimed(&mut self, count: usize, free: usize) {
+        if count == free {
+            self.is_full = true;
+        } else if count > 0 {
+            // The next of this lane is due who knows when.
+            self.until_due = Duration::ZERO;
+        }
+        // Nothing to be had: it is locked, or somebody's who is not known to be lost, or of a kind that a newer worker runs. To look at
+        // once would be to look without a pause.
+    }
+
     /// What becomes due, or free, within a breath is dealt with by one look.
     async fn over(self, slots: &Slots) {
         let due = Instant::now() + self.until_due;
@@ -237,6 +258,18 @@ enum Doubt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_due_and_cannot_be_claimed_is_not_looked_at_without_a_pause() {
+        let after = |count| {
+            let mut rest = Rest { until_due: LOOK_EVERY, is_full: false };
+            rest.claimed(count, 8);
+            (rest.until_due, rest.is_full)
+        };
+        assert_eq!(after(0), (LOOK_EVERY, false));
+        assert_eq!(after(7), (Duration::ZERO, false));
+        assert_eq!(after(8), (LOOK_EVERY, true));
+    }
 
     #[test]
     fn lost_rows_are_taken_only_after_one_lease_time_without_a_gap() {

@@ -60,13 +60,14 @@ impl WaitsWriter {
     /// Until `stop`. From then on every run writes for itself.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut batch = Vec::new();
-        while stop.run_until_cancelled(self.handed_in.recv_many(&mut batch, MOST)).await.is_some() {
+        let is_some = |count: Option<usize>| count.is_some_and(|count| count > 0);
+        while is_some(stop.run_until_cancelled(self.handed_in.recv_many(&mut batch, MOST)).await) {
             let (waiting, told): (Vec<Waiting>, Vec<_>) =
                 batch.drain(..).map(|one: HandedIn| (one.waiting, one.told)).unzip();
             match self.write(&waiting).await {
                 Ok(stored) => {
                     for (waiting, told) in waiting.iter().zip(told) {
-                        // A run whose lease has ended no longer listens.
+                        // Nobody listens only when the process is leaving.
                         let _ = told.send(stored.contains(&waiting.fence));
                     }
                 }
