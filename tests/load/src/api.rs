@@ -30,6 +30,8 @@ const SECONDS: u64 = 3;
 const WARM_UP_SECONDS: u64 = 2;
 /// Verified domains made for a second of issuing: more than can be issued.
 const FRESH_A_SECOND: u64 = 3_000;
+/// Numbers for a second of registering: more than can be registered. No rows are made for them.
+const NAMES_A_SECOND: u64 = 50_000;
 /// Domains that are fetched.
 const FETCHED: i64 = 10_000;
 
@@ -277,7 +279,8 @@ impl Bench {
 
     /// Numbers of domains for one run, from the one after this on; for issuing there are rows of them.
     async fn fresh(&mut self, call: Call, seconds: u64) -> Result<u64> {
-        let (first, count) = (self.used, FRESH_A_SECOND * seconds);
+        let a_second = if call == Call::Issue { FRESH_A_SECOND } else { NAMES_A_SECOND };
+        let (first, count) = (self.used, a_second * seconds);
         self.used += count + 1;
         if call == Call::Issue {
             rows::verified(&self.stack, first, count).await?;
