@@ -103,7 +103,8 @@ impl PostgresFront {
         self.shared.commits().len()
     }
 
-    /// Whoever sends the `piece`-th piece of data from now on, counted from 1 over all connections, is cut off before Postgres sees it.
+    /// Whoever sends the `piece`-th piece of data from now on, counted from 1 over all connections, is cut off before Postgres sees it;
+    /// with 0 nobody.
     pub fn cut_at(&self, piece: u64) {
         self.shared.until_cut.store(piece, Ordering::Relaxed);
     }

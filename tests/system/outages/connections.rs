@@ -95,6 +95,7 @@ async fn whatever_a_process_asks_when_it_is_cut_off_during_its_start_it_starts_a
             front.cut_at(piece);
             stack.restart(replica).await;
             if front.is_cut_to_come() {
+                front.cut_at(0);
                 return piece - 1;
             }
         }
