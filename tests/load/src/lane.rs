@@ -26,7 +26,7 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
     Ok(vec![held, more])
 }
 
-/// `slots`: another `WORKER_SLOTS` than the default. `lag`, `memory`: what is asked of the 99th percentile, and of the memory beyond that
+/// `slots`: another `WORKER_SLOTS` than the default. `lag`, `memory_goal`: what is asked of the 99th percentile, and of the memory beyond that
 /// of an idle worker.
 async fn hold(orders: i64, slots: Option<&str>, lag: Goal, memory_goal: Option<Goal>) -> Result<Section> {
     let lane = Lane::start(|builder| match slots {
