@@ -2,6 +2,9 @@
 //!
 //! Every function states one intent and takes a connection; callers own the transaction. Lock order, everywhere:
 //! domain row, order row, job row.
+//!
+//! What is asked often, and by an array of keys, reads it as `(SELECT $1::bigint[])`, after `ANY` cast once more, or it would be rows. The
+//! length of a bare `$1` is a reason for Postgres to plan anew each time, which takes ten times longer than to run it.
 
 pub mod accounts;
 pub mod acme_accounts;
@@ -39,14 +42,17 @@ pub type PoolConnection = sqlx::pool::PoolConnection<sqlx::Postgres>;
 
 use std::time::Duration;
 
+use sqlx::Executor as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor as _, Row as _};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// What does not answer for this long is as good as away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// For a connection that a caller gave back, to show that it still works, and is in no transaction.
 const PING_WITHIN: Duration = Duration::from_secs(2);
+/// A connection that has shown so within this time is handed out unasked. Cut in between, it costs its next user an error, which here is
+/// always one to try again after.
+const STILL_ALIVE: Duration = Duration::from_millis(100);
 
 /// A process that vanishes, with its host or network, must not keep its locks, nor its place among the connections: the
 /// server learns of it by these and not by the end of the connection. Not as start-up parameters, which poolers refuse.
@@ -81,11 +87,6 @@ pub async fn with_limits(conn: &mut PgConnection) -> Result<(), StoreError> {
 /// Begins a transaction whose reads all see one moment.
 pub const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
-/// The same for statements that find few rows by keys in arrays. Postgres would plan these anew each time, because it cannot know how
-/// many keys there will be, and that takes ten times longer than to run them. No round trip of its own.
-pub const BEGIN_SNAPSHOT_PLANNED_ONCE: &str =
-    "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL plan_cache_mode = force_generic_plan";
-
 /// Connects lazily: an unreachable server is the first caller's error, not the start's.
 ///
 /// `acquire_for` bounds the wait for a free connection and for a new one.
@@ -94,13 +95,27 @@ pub fn pool(options: PgConnectOptions, max_connections: u32, acquire_for: Durati
         .max_connections(max_connections)
         .acquire_timeout(acquire_for)
         .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
+        .test_before_acquire(false)
+        .before_acquire(|conn, meta| {
+            Box::pin(async move {
+                if meta.idle_for <= STILL_ALIVE {
+                    return Ok(true);
+                }
+                let answered = tokio::time::timeout(PING_WITHIN, conn.ping()).await;
+                let alive = answered.unwrap_or_else(|_| Err(timed_out()));
+                Ok(alive.inspect_err(|error| tracing::info!(%error, "a pooled connection had ended")).is_ok())
+            })
+        })
         // The pool itself would wait without end for one that its caller gave up on, and keep its place. And whoever gives up on a
         // BEGIN leaves a transaction of which sqlx does not know: what the next one writes there would never be committed.
         .after_release(|conn, _| {
             Box::pin(async {
-                let is_free = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(conn);
-                let answered = tokio::time::timeout(PING_WITHIN, is_free).await;
-                answered.unwrap_or_else(|_| Err(timed_out()))?.try_get(0)
+                // An empty statement, whose answer says whether a transaction is open. Not of a failed one, which sqlx knows of.
+                let is_open = tokio::time::timeout(PING_WITHIN, conn.begin_with("")).await;
+                match is_open.unwrap_or_else(|_| Err(timed_out())) {
+                    Err(sqlx::Error::BeginFailed) => Ok(true),
+                    is_open => is_open.map(|_| false),
+                }
             })
         })
         .connect_lazy_with(options)

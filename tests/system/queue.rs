@@ -1,9 +1,10 @@
-//! The queue and the constraints behind it, at the level of the store: claims, leases, fenced outcomes, wakes, and what no row may say.
+//! The queue and the constraints behind it, at the level of the store: claims, leases, fenced outcomes, wakes, plans, and what no row may say.
 //!
 //! Time is moved by writing `due_at`, never by waiting.
 
 mod claims;
 mod outcomes;
+mod plans;
 mod rows;
 mod waits;
 mod wakes;

@@ -13,9 +13,7 @@ use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::store::domains::{self, NewDomain};
 use countersign_shared::store::events::{self, EventName};
-use countersign_shared::store::{
-    BEGIN_SNAPSHOT, BEGIN_SNAPSHOT_PLANNED_ONCE, StoreError, accounts, certificates, delegations, jobs, orders,
-};
+use countersign_shared::store::{BEGIN_SNAPSHOT, StoreError, accounts, certificates, delegations, jobs, orders};
 
 use super::error::ApiError;
 use super::issue::{self as issuance, Issuance};
@@ -131,7 +129,7 @@ pub(crate) async fn list(
     AnyCall,
 ))]
 pub(crate) async fn fetch(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<Json<DomainView>, ApiError> {
-    let mut now = app.pool.begin_with(BEGIN_SNAPSHOT_PLANNED_ONCE).await.map_err(StoreError::from)?;
+    let mut now = app.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
     let domain = domains::find(&mut now, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     Ok(Json(view::one(&mut now, domain, app.challenge_zone.as_ref()).await?))
 }

@@ -100,6 +100,8 @@ pub struct Order {
     pub domain_is_delegated: bool,
     pub certificate_id: i64,
     pub origin: OrderOrigin,
+    /// Internal key of the failed order that this one tries again.
+    pub retry_of: Option<i64>,
     pub published_by: PublishedBy,
     /// Of the domain, below the zone that our name servers answer for.
     pub delegation_label: String,
@@ -250,6 +252,7 @@ mod tests {
             domain_is_deleted: false,
             domain_is_delegated: true,
             origin: OrderOrigin::Challenge,
+            retry_of: None,
             published_by: PublishedBy::CUSTOMER,
             delegation_label: "0".repeat(32),
             names: vec!["shop.example.com".to_owned()],

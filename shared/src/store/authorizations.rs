@@ -16,7 +16,7 @@ pub async fn of_orders(
 ) -> Result<HashMap<i64, Vec<Authorization>>, StoreError> {
     let rows = sqlx::query!(
         "SELECT order_id, identifier, wildcard, url, challenge_url, token, txt_value, proved_at
-         FROM authorizations WHERE order_id = ANY($1) ORDER BY identifier, wildcard",
+         FROM authorizations WHERE order_id = ANY((SELECT $1::bigint[])::bigint[]) ORDER BY identifier, wildcard",
         order_ids
     )
     .fetch_all(conn)

@@ -135,7 +135,7 @@ pub async fn newest_issued(
                c.not_before AS "not_before!", c.not_after AS "not_after!", c.serial_number AS "serial_number!",
                c.fingerprint_sha256 AS "fingerprint_sha256!", c.issuer AS "issuer!",
                c.auto_renew AND p.presenter <> 'manual' AS "is_automatic!", c.renew_at
-           FROM unnest($1::bigint[]) AS wanted (domain_id) JOIN domain_presenters p USING (domain_id) CROSS JOIN LATERAL (
+           FROM unnest((SELECT $1::bigint[])) AS wanted (domain_id) JOIN domain_presenters p USING (domain_id) CROSS JOIN LATERAL (
                WITH RECURSIVE line AS (
                    SELECT id FROM certificates
                    WHERE domain_id = wanted.domain_id AND state = 'issued' AND origin = 'challenge'

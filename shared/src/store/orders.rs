@@ -201,15 +201,16 @@ pub async fn holder(conn: &mut PgConnection, acme_url: &str, but_not: i64) -> Re
     Ok(holder)
 }
 
-/// The CA's order of the failed order that this one retries, if no CSR was made for it. What a cancelled one had there is
-/// given up.
-pub async fn retried_acme_url(conn: &mut PgConnection, id: i64, directory: &str) -> Result<Option<String>, StoreError> {
+/// The CA's order of the order with the key `retried`, if that failed and no CSR was made for it. What a cancelled one had there is given up.
+pub async fn retried_acme_url(
+    conn: &mut PgConnection,
+    retried: i64,
+    directory: &str,
+) -> Result<Option<String>, StoreError> {
     let url = sqlx::query_scalar!(
-        r#"SELECT failed.acme_url AS "acme_url!"
-           FROM orders o JOIN orders failed ON failed.id = o.retry_of JOIN certificates c ON c.id = failed.certificate_id
-           WHERE o.id = $1 AND failed.state = 'failed' AND failed.acme_url IS NOT NULL AND failed.directory = $2
-             AND c.csr IS NULL"#,
-        id,
+        r#"SELECT o.acme_url AS "acme_url!" FROM orders o JOIN certificates c ON c.id = o.certificate_id
+           WHERE o.id = $1 AND o.state = 'failed' AND o.acme_url IS NOT NULL AND o.directory = $2 AND c.csr IS NULL"#,
+        retried,
         directory
     )
     .fetch_optional(conn)

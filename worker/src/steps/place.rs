@@ -90,11 +90,14 @@ async fn turn_until<'a>(step: &Step<'a>, place_by: OffsetDateTime) -> Option<Tur
 
 /// A retry keeps the CA's order of a failed one, and with it the TXT value, if that is still pending there.
 async fn keep_retried_order(step: &Step<'_>) -> Result<Option<StepOutcome>, StepError> {
-    let retried = in_time(async {
+    let Some(retried) = step.order.retry_of else {
+        return Ok(None);
+    };
+    let acme_url = in_time(async {
         let mut conn = step.tools.pool.acquire().await?;
-        orders::retried_acme_url(&mut conn, step.order.id, step.tools.acme.directory()).await
+        orders::retried_acme_url(&mut conn, retried, step.tools.acme.directory()).await
     });
-    let Some(acme_url) = retried.await? else {
+    let Some(acme_url) = acme_url.await? else {
         return Ok(None);
     };
     let placed = match step.tools.acme.placed(&acme_url, &step.order.names).await {

@@ -24,7 +24,7 @@ pub async fn wait_all(conn: &mut PgConnection, waiting: &[Waiting]) -> Result<Ha
     let rows = sqlx::query!(
         "WITH held AS (
              SELECT j.id, asked.until, asked.saw
-             FROM jobs j JOIN unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::jsonb[]) AS asked (id, lease, until, saw)
+             FROM jobs j JOIN unnest((SELECT $1::bigint[]), $2::bigint[], $3::timestamptz[], $4::jsonb[]) AS asked (id, lease, until, saw)
                  USING (id, lease)
              WHERE j.leased_by IS NOT NULL FOR UPDATE OF j SKIP LOCKED
          )

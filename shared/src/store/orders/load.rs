@@ -23,11 +23,11 @@ pub async fn load_all(
 ) -> Result<Vec<(i64, Result<Order, StoreError>)>, StoreError> {
     let rows = sqlx::query_as!(
         Row,
-        "SELECT o.id, o.public_id, o.domain_id, o.certificate_id, o.origin, o.presenter, o.presenter_config_id, o.state, o.revision, o.directory, o.acme_url, o.place_by,
+        "SELECT o.id, o.public_id, o.domain_id, o.certificate_id, o.origin, o.retry_of, o.presenter, o.presenter_config_id, o.state, o.revision, o.directory, o.acme_url, o.place_by,
                 o.placed_at, o.deadline_at, o.seen_at, o.updated_at, o.ended_at, o.cleaned_up_at, o.problem,
                 d.name AS domain_name, d.deleted_at, d.delegation_label, d.delegated_at, c.algorithm, c.name, c.common_name, c.alternate_names
          FROM orders o JOIN domains d ON d.id = o.domain_id JOIN certificates c ON c.id = o.certificate_id
-         WHERE o.id = ANY($1)",
+         WHERE o.id = ANY((SELECT $1::bigint[])::bigint[])",
         ids
     )
     .fetch_all(&mut *conn)
@@ -49,6 +49,7 @@ struct Row {
     domain_id: i64,
     certificate_id: i64,
     origin: String,
+    retry_of: Option<i64>,
     presenter: String,
     presenter_config_id: Option<i64>,
     state: String,
@@ -97,6 +98,7 @@ impl Row {
             domain_is_delegated: self.delegated_at.is_some(),
             certificate_id: self.certificate_id,
             origin: self.origin.parse().map_err(|_| corrupt("orders.origin"))?,
+            retry_of: self.retry_of,
             published_by: PublishedBy {
                 presenter: self.presenter.parse().map_err(|_| corrupt("orders.presenter"))?,
                 config_id: self.presenter_config_id,

@@ -35,7 +35,7 @@ pub async fn pending(conn: &mut PgConnection, domain_ids: &[i64]) -> Result<Hash
                CASE WHEN j.leased_by IS NULL THEN greatest(j.due_at, now()) ELSE now() END AS "next_check_at!"
            FROM orders o JOIN domains d ON d.id = o.domain_id JOIN authorizations a ON a.order_id = o.id
                LEFT JOIN jobs j ON j.order_id = o.id
-           WHERE o.domain_id = ANY($1) AND o.origin = 'challenge' AND o.ended_at IS NULL AND o.deadline_at IS NOT NULL"#,
+           WHERE o.domain_id = ANY((SELECT $1::bigint[])::bigint[]) AND o.origin = 'challenge' AND o.ended_at IS NULL AND o.deadline_at IS NOT NULL"#,
         domain_ids
     )
     .fetch_all(conn)
@@ -93,7 +93,7 @@ pub async fn failures(conn: &mut PgConnection, domain_ids: &[i64]) -> Result<Has
     let rows = sqlx::query!(
         r#"SELECT wanted.domain_id AS "domain_id!", o.id, o.problem AS "problem!", o.ended_at AS "ended_at!",
                o.cleaned_up_at IS NOT NULL AS "cleaned_up!"
-           FROM unnest($1::bigint[]) AS wanted (domain_id) CROSS JOIN LATERAL (
+           FROM unnest((SELECT $1::bigint[])) AS wanted (domain_id) CROSS JOIN LATERAL (
                SELECT * FROM orders
                WHERE domain_id = wanted.domain_id AND origin = 'challenge' AND state IN ('failed', 'cancelled')
                  AND placed_at IS NOT NULL

@@ -27,6 +27,7 @@ fn order() -> Order {
         domain_is_deleted: false,
         certificate_id: 1,
         origin: OrderOrigin::Challenge,
+        retry_of: None,
         published_by: PublishedBy { presenter: Presenter::Manual, config_id: None },
         delegation_label: String::new(),
         domain_is_delegated: false,
