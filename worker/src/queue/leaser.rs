@@ -7,6 +7,7 @@ use std::time::Duration;
 use countersign_shared::store::jobs::{self, ClaimedJob, JobKind, Lane, Outcome, Worker};
 use countersign_shared::store::{PgPool, PoolConnection, StoreError, in_time, orders};
 use countersign_shared::telemetry::{chain, metrics};
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -35,7 +36,7 @@ impl Leaser {
     /// Claims until `stop`. Errors are logged and outlived.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut handing_out = JoinSet::new();
-        // Kept from one look to the next: a pool asks every connection that it hands out, or gets back, whether it lives.
+        // Kept from one look to the next: a pool asks every connection that it gets back whether it lives.
         let mut kept = None;
         let mut reach = Reach::new(self.leases.lease_for(), Instant::now());
         while !stop.is_cancelled() {
@@ -186,9 +187,11 @@ async fn hand_out(pool: PgPool, mut leases: Vec<Lease>, claimed: mpsc::Unbounded
 
 /// A hint to look again. Without LISTEN this never ends, and the queue is polled.
 async fn something_arrived(notified: &mut broadcast::Receiver<String>) {
-    if let Err(broadcast::error::RecvError::Closed) = notified.recv().await {
+    if let Err(RecvError::Closed) = notified.recv().await {
         std::future::pending::<()>().await;
     }
+    // One look is for all that has arrived by then.
+    while !matches!(notified.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
 }
 
 /// Since when the database was reached without a gap. Rows that others seem to have lost are taken only after one
