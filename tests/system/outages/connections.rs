@@ -81,6 +81,11 @@ async fn a_begin_that_was_given_up_leaves_no_transaction_to_the_next_caller() {
         assert!(now.get::<bool, _>(0), "the connection is inside of a transaction");
     }
     assert!(given_up > 0, "no BEGIN was given up");
+    let backend = async || {
+        let pid = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()");
+        pid.fetch_one(&pool).await.unwrap()
+    };
+    assert_eq!(backend().await, backend().await, "a connection in no transaction was closed");
 }
 
 /// Its database goes away between any two of its statements.
