@@ -25,7 +25,7 @@ use crate::wrk::{Answered, Load};
 use hello::Hello;
 
 const CONNECTIONS: [usize; 3] = [1, 16, 128];
-const RUNS: u64 = 3;
+const RUNS: u64 = 5;
 const SECONDS: u64 = 3;
 const WARM_UP_SECONDS: u64 = 2;
 /// Verified domains made for a second of issuing: more than can be issued.
@@ -192,14 +192,15 @@ impl Bench {
     async fn measure(&mut self, call: Call, connections: usize, script: &str) -> Result<Pair> {
         let mut answered = Vec::new();
         let (mut pgbench, mut hello, mut cpu) = (Vec::new(), Vec::new(), [const { Vec::new() }; 3]);
-        self.checkpoint().await?;
         self.load(call, connections, WARM_UP_SECONDS).await?;
         for _ in 0..RUNS {
+            self.tidy().await?;
             let (one, took) = self.load(call, connections, SECONDS).await?;
             for (each, took) in cpu.iter_mut().zip(took) {
                 each.push(took / one.requests as f64);
             }
             answered.push(one);
+            self.tidy().await?;
             let theirs = self.bare(call, connections, script).await?;
             pgbench.push(theirs);
             if call == Call::Fetch {
@@ -235,6 +236,7 @@ impl Bench {
             self.load(Call::Issue, connections, WARM_UP_SECONDS).await?;
             let mut rates = Vec::new();
             for _ in 0..RUNS {
+                self.tidy().await?;
                 rates.push(self.load(Call::Issue, connections, SECONDS).await?.0.rate());
             }
             let what = format!("{}, {connections} connections, ACME_NEW_ORDER_LIMIT=16", Call::Issue.name());
@@ -356,8 +358,8 @@ impl Bench {
         Ok(())
     }
 
-    /// So that none comes in the midst of a run.
-    async fn checkpoint(&self) -> Result<()> {
+    /// So that no checkpoint comes in the midst of a run, and no run meets the dead rows of those before it.
+    async fn tidy(&self) -> Result<()> {
         let tables = "VACUUM (ANALYZE) domains, certificates, orders, authorizations, order_events, jobs";
         for statement in [tables, "CHECKPOINT"] {
             sqlx::raw_sql(statement).execute(self.stack.pool()).await?;

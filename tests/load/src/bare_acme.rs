@@ -30,7 +30,7 @@ const PATIENCE: RetryPolicy = RetryPolicy::new().initial_delay(Duration::from_mi
 pub(crate) struct BareAcme {
     account: Account,
     dns: Dns,
-    /// Pebble deadlocks under concurrent newOrder calls.
+    /// Pebble's store locks itself up under concurrent newOrder calls, and seldom also without them.
     new_order: Mutex<()>,
     /// One key for each core is made at a time.
     keys: Arc<Semaphore>,
