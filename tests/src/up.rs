@@ -105,6 +105,7 @@ pub async fn down(fresh: bool) -> Result<()> {
     let stopped = stop(&folder).await?;
     if fresh {
         remove(&folder)?;
+        println!("Nothing is kept: the next `make up` begins anew.");
     } else if let Some(state) = read(&folder)? {
         let kept = state.data_folder.display();
         println!("The database is kept in {kept}; `make down FRESH=1` removes it.");
