@@ -50,10 +50,6 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// For a connection that a caller gave back, to show that it still works, and is in no transaction.
 const PING_WITHIN: Duration = Duration::from_secs(2);
-/// A connection that has shown so within this time is handed out unasked. Cut in between, it costs its next user an error, which here is
-/// always one to try again after.
-const STILL_ALIVE: Duration = Duration::from_millis(100);
-
 /// A process that vanishes, with its host or network, must not keep its locks, nor its place among the connections: the
 /// server learns of it by these and not by the end of the connection. Not as start-up parameters, which poolers refuse.
 const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '10s';
@@ -95,17 +91,6 @@ pub fn pool(options: PgConnectOptions, max_connections: u32, acquire_for: Durati
         .max_connections(max_connections)
         .acquire_timeout(acquire_for)
         .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
-        .test_before_acquire(false)
-        .before_acquire(|conn, meta| {
-            Box::pin(async move {
-                if meta.idle_for <= STILL_ALIVE {
-                    return Ok(true);
-                }
-                let answered = tokio::time::timeout(PING_WITHIN, conn.ping()).await;
-                let alive = answered.unwrap_or_else(|_| Err(timed_out()));
-                Ok(alive.inspect_err(|error| tracing::info!(%error, "a pooled connection had ended")).is_ok())
-            })
-        })
         // The pool itself would wait without end for one that its caller gave up on, and keep its place. And whoever gives up on a
         // BEGIN leaves a transaction of which sqlx does not know: what the next one writes there would never be committed.
         .after_release(|conn, _| {

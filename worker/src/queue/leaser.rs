@@ -36,7 +36,7 @@ impl Leaser {
     /// Claims until `stop`. Errors are logged and outlived.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut handing_out = JoinSet::new();
-        // Kept from one look to the next: a pool asks every connection that it gets back whether it lives.
+        // Kept from one look to the next: a pool asks every connection that it hands out, or gets back, whether it lives.
         let mut kept = None;
         let mut reach = Reach::new(self.leases.lease_for(), Instant::now());
         while !stop.is_cancelled() {
