@@ -50,6 +50,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// For a connection that a caller gave back, to show that it still works, and is in no transaction.
 const PING_WITHIN: Duration = Duration::from_secs(2);
+
 /// A process that vanishes, with its host or network, must not keep its locks, nor its place among the connections: the
 /// server learns of it by these and not by the end of the connection. Not as start-up parameters, which poolers refuse.
 const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '10s';
@@ -95,7 +96,8 @@ pub fn pool(options: PgConnectOptions, max_connections: u32, acquire_for: Durati
         // BEGIN leaves a transaction of which sqlx does not know: what the next one writes there would never be committed.
         .after_release(|conn, _| {
             Box::pin(async {
-                // An empty statement, whose answer says whether a transaction is open. Not of a failed one, which sqlx knows of.
+                // An empty statement, whose answer says whether a transaction is open. One that failed is not seen: some statement failed
+                // after its BEGIN, and of that sqlx knows.
                 let is_open = tokio::time::timeout(PING_WITHIN, conn.begin_with("")).await;
                 match is_open.unwrap_or_else(|_| Err(timed_out())) {
                     Err(sqlx::Error::BeginFailed) => Ok(true),
