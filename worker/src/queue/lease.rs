@@ -78,12 +78,13 @@ impl Leases {
         }
     }
 
-    /// Renews what is held, every third of the lease, in one statement, until `stop`.
+    /// Renews what is held, until `stop`: in one statement each lease of which a third has passed. One that could not be renewed, as
+    /// while its own run commits, has several more tries before it ends.
     pub async fn renew(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(self.lease_for / 3);
+        let mut ticks = tokio::time::interval(self.lease_for / 12);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let fences = self.fences();
+            let fences = self.to_renew(Instant::now());
             if fences.is_empty() {
                 continue;
             }
@@ -117,6 +118,12 @@ impl Leases {
                 None => drop(ends.send_replace(sent_at)),
             }
         }
+    }
+
+    fn to_renew(&self, now: Instant) -> Vec<Fence> {
+        let renewed_until = now + self.lease_for * 2 / 3;
+        let held = self.held();
+        held.iter().filter(|(_, held)| *held.ends.borrow() <= renewed_until).map(|(fence, _)| *fence).collect()
     }
 
     /// What this process runs, or has not settled yet.
@@ -258,5 +265,47 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.leases.held().remove(&self.job.fence);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_shared::store;
+    use countersign_shared::store::jobs::{JobKind, Lane};
+
+    use super::*;
+    use crate::queue::Slots;
+
+    #[tokio::test]
+    async fn what_was_not_renewed_is_asked_for_again_at_once() {
+        let pool = store::pool("postgres://unreachable.invalid".parse().unwrap(), 1, Duration::from_secs(1));
+        let leases = Leases::new(pool.clone(), Duration::from_secs(9), Waits::new(pool).0);
+        let began = Instant::now();
+        let at = |secs: u64| began + Duration::from_secs(secs);
+        let [locked, renewed] = [1, 2].map(|id| Fence { id, lease: 1 });
+        let slots = Slots::new(8);
+        let _held = [locked, renewed].map(|fence| leases.hold(job(fence), began, slots.take(Lane::Orders)));
+
+        assert_eq!(leases.to_renew(at(2)), []);
+        assert_eq!(leases.to_renew(at(3)).len(), 2);
+        let answer = HashMap::from([(locked, Renewal::Locked), (renewed, Renewal::Renewed)]);
+        leases.extend(&[locked, renewed], &answer, at(3));
+        assert_eq!(leases.to_renew(at(4)), [locked]);
+        assert_eq!(leases.to_renew(at(6)).len(), 2);
+    }
+
+    fn job(fence: Fence) -> ClaimedJob {
+        ClaimedJob {
+            fence,
+            kind: JobKind::Sweep,
+            lane: Lane::Orders,
+            attempts: 0,
+            failures: 0,
+            lost_by: None,
+            claimed_at: OffsetDateTime::UNIX_EPOCH,
+            lag_secs: 0.0,
+            request_id: None,
+            traceparent: None,
+        }
     }
 }
