@@ -52,6 +52,10 @@ async fn a_registered_domain_becomes_active_with_a_certificate_that_fits() {
         "cleaned_up",
     ];
     assert_eq!(events(&stack, &order.order_id).await, story);
+    let query = "SELECT count(DISTINCT at) = 1 FROM order_events e JOIN orders o ON o.id = e.order_id
+                 WHERE o.public_id = $1 AND event IN ('placed', 'presented')";
+    let in_one = sqlx::query_scalar::<_, bool>(query).bind(&order.order_id).fetch_one(stack.pool()).await.unwrap();
+    assert!(in_one, "what nobody has to publish takes no commit of its own");
 }
 
 #[tokio::test]

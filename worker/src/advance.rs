@@ -4,10 +4,11 @@
 //! Steps run with no transaction open. One transaction commits what a step did: order, event, domain status, and the
 //! job row's fenced outcome.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_shared::model::order::{Order, OrderEvent, OrderOrigin};
+use countersign_shared::model::order::{IllegalTransition, Order, OrderEvent, OrderOrigin};
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::model::schedule::{after_hold, backoff};
 use countersign_shared::store::jobs::{self, JobKind, Outcome};
@@ -18,7 +19,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
-use crate::queue::Lease;
+use crate::queue::{Lease, Read};
 use crate::steps::{self, Step, StepError, StepOutcome, Tools};
 
 /// A wait up to this long is spent under the lease; anything longer is `due_at`.
@@ -48,10 +49,45 @@ enum Committed {
     LeaseLost,
 }
 
+/// An event, and the order after it.
+struct Move<'a> {
+    after: Order,
+    event: Cow<'a, OrderEvent>,
+}
+
+/// What one commit stores: the event, and what is true with it.
+struct Moves<'a> {
+    first: Move<'a>,
+    then: Option<Move<'a>>,
+}
+
+impl<'a> Moves<'a> {
+    fn new(before: &Order, event: &'a OrderEvent) -> Result<Self, IllegalTransition> {
+        let first = Move { after: before.clone().apply(event)?, event: Cow::Borrowed(event) };
+        let then = match steps::follows(&first.after) {
+            Some(event) => Some(Move { after: first.after.clone().apply(&event)?, event: Cow::Owned(event) }),
+            None => None,
+        };
+        Ok(Self { first, then })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Move<'a>> {
+        std::iter::once(&self.first).chain(&self.then)
+    }
+
+    fn after(&self) -> &Order {
+        &self.then.as_ref().unwrap_or(&self.first).after
+    }
+
+    fn count(&self) {
+        self.iter().for_each(|Move { after, event }| metrics::order_moved(after, event));
+    }
+}
+
 impl Advance {
     /// Advances the order as far as it goes now, from what was `read` of it right after the claim. The outcome is written
     /// before this returns, unless the lease was lost.
-    pub async fn run(self: &Arc<Self>, lease: &Lease, order_id: i64, read: Option<Order>) {
+    pub async fn run(self: &Arc<Self>, lease: &Lease, order_id: i64, read: Option<Read>) {
         if let Some(lost_by) = &lease.job.lost_by {
             Box::pin(self.tell(order_id, "worker_lost", serde_json::json!({ "worker": lost_by }))).await;
         }
@@ -76,8 +112,9 @@ impl Advance {
 
     /// None when the outcome is stored already, or not ours to write. What a poll that finds nothing does not need is in
     /// boxes: it is not to carry the room for it.
-    async fn run_steps(&self, lease: &Lease, order_id: i64, read: Option<Order>) -> Option<Outcome> {
-        let mut order = match read.filter(|order| order.cleaned_up_at.is_none()) {
+    async fn run_steps(&self, lease: &Lease, order_id: i64, read: Option<Read>) -> Option<Outcome> {
+        let mut held_until = read.as_ref().map(|read| read.held_until);
+        let mut order = match read.map(|read| read.order).filter(|order| order.cleaned_up_at.is_none()) {
             Some(order) => order,
             None => match Box::pin(self.load(order_id)).await {
                 Ok(Some(order)) => order,
@@ -90,7 +127,7 @@ impl Advance {
         spans::about("order.id", order.public_id.as_str());
         spans::about("domain.name", order.domain_name.as_str());
         loop {
-            match self.step(lease, &order).await {
+            match self.step(lease, &order, held_until.take()).await {
                 Ok(StepOutcome::Advance(event)) => match Box::pin(self.commit(lease, &order, &event)).await {
                     Ok(Committed::Stored(after)) if after.cleaned_up_at.is_some() => return None,
                     Ok(Committed::Stored(after)) => order = *after,
@@ -126,13 +163,19 @@ impl Advance {
         }
     }
 
-    async fn step(&self, lease: &Lease, order: &Order) -> Result<StepOutcome, StepError> {
+    /// `held_until`: of the CA, if that was read a moment ago.
+    async fn step(
+        &self,
+        lease: &Lease,
+        order: &Order,
+        held_until: Option<Option<OffsetDateTime>>,
+    ) -> Result<StepOutcome, StepError> {
         if steps::calls_ca(order) {
-            let held = in_time(async {
-                let mut conn = self.tools.pool.acquire().await?;
-                acme_accounts::held_until(&mut conn, self.tools.acme.directory()).await
-            });
-            if let Some(until) = Box::pin(held).await? {
+            let held_until = match held_until {
+                Some(held_until) => held_until,
+                None => Box::pin(self.held_until()).await?,
+            };
+            if let Some(until) = held_until {
                 return Ok(self.held_back(lease, order, until));
             }
         }
@@ -141,6 +184,14 @@ impl Advance {
         let outcome = steps::run(&step).await;
         spans::step(steps::name(order.state), began, outcome.is_err());
         outcome
+    }
+
+    async fn held_until(&self) -> Result<Option<OffsetDateTime>, StoreError> {
+        in_time(async {
+            let mut conn = self.tools.pool.acquire().await?;
+            acme_accounts::held_until(&mut conn, self.tools.acme.directory()).await
+        })
+        .await
     }
 
     /// The CA limits our rate. A caller who waits for the order to be placed is told so; everybody else waits, but not for
@@ -169,7 +220,8 @@ impl Advance {
     /// Stores what a step did, and tries again while the database is away: the fence and the revision decide whether it
     /// still counts.
     async fn commit(&self, lease: &Lease, before: &Order, event: &OrderEvent) -> Result<Committed, StepError> {
-        let after = before.clone().apply(event).map_err(|error| StepError::counted("an internal error", &error))?;
+        let moves = Moves::new(before, event).map_err(|error| StepError::counted("an internal error", &error))?;
+        let after = moves.after();
         let outcome = match after.cleaned_up_at {
             Some(_) => {
                 lease.set_ending(true);
@@ -179,21 +231,23 @@ impl Advance {
         };
         let mut is_unsure = false;
         loop {
-            match in_time(self.commit_once(lease, &after, event, &outcome)).await {
+            match in_time(self.commit_once(lease, &moves, &outcome)).await {
                 Ok(Committed::Stored(stored)) => {
-                    let problem = after.problem.as_ref();
-                    tracing::info!(
-                        order.state = after.state.as_str(),
-                        failure.code = problem.map(|problem| problem.code.as_str()),
-                        failure.detail = problem.map(|problem| problem.detail.as_str()),
-                        "{}",
-                        event.name()
-                    );
+                    for Move { after, event } in moves.iter() {
+                        let problem = after.problem.as_ref();
+                        tracing::info!(
+                            order.state = after.state.as_str(),
+                            failure.code = problem.map(|problem| problem.code.as_str()),
+                            failure.detail = problem.map(|problem| problem.detail.as_str()),
+                            "{}",
+                            event.name()
+                        );
+                    }
                     if after.origin == OrderOrigin::Renewal && matches!(event, OrderEvent::GaveUp { .. }) {
                         tracing::warn!(certificate.id = after.certificate_id, "a certificate could not be renewed");
                     }
                     lease.forgive();
-                    metrics::order_moved(&after, event);
+                    moves.count();
                     if after.cleaned_up_at.is_some() {
                         lease.count(JobOutcome::Done);
                     }
@@ -201,8 +255,8 @@ impl Advance {
                 }
                 Ok(other) => {
                     lease.set_ending(false);
-                    if is_unsure && self.is_stored(&after).await {
-                        metrics::order_moved(&after, event);
+                    if is_unsure && self.is_stored(after).await {
+                        moves.count();
                     }
                     return Ok(other);
                 }
@@ -231,22 +285,18 @@ impl Advance {
         stored.is_some_and(|stored| stored.revision == after.revision && stored.state == after.state)
     }
 
-    async fn commit_once(
-        &self,
-        lease: &Lease,
-        after: &Order,
-        event: &OrderEvent,
-        outcome: &Outcome,
-    ) -> Result<Committed, StoreError> {
+    async fn commit_once(&self, lease: &Lease, moves: &Moves<'_>, outcome: &Outcome) -> Result<Committed, StoreError> {
         let mut tx = self.tools.pool.begin().await?;
-        if !orders::record(&mut tx, after, event, &self.worker).await? {
-            return Ok(Committed::Stale);
+        for Move { after, event } in moves.iter() {
+            if !orders::record(&mut tx, after, event, &self.worker).await? {
+                return Ok(Committed::Stale);
+            }
         }
         if !jobs::settle(&mut tx, lease.job.fence, outcome).await? {
             return Ok(Committed::LeaseLost);
         }
         tx.commit().await?;
-        Ok(Committed::Stored(Box::new(Order { changed_at: lease.now(), ..after.clone() })))
+        Ok(Committed::Stored(Box::new(Order { changed_at: lease.now(), ..moves.after().clone() })))
     }
 
     async fn settle_failure(&self, lease: &Lease, order: &Order, error: StepError) -> Option<Outcome> {

@@ -54,6 +54,7 @@ pub async fn run(
     let (claimed, to_run) = mpsc::unbounded_channel();
     let leaser = Leaser {
         pool: pool.clone(),
+        directory: advance.tools.acme.directory().into(),
         worker: Worker { name: worker.clone(), process: rand::random() },
         leases: Arc::clone(&leases),
         slots: Slots::new(settings.worker_slots.into()),
@@ -147,7 +148,7 @@ async fn run_job(mut lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), In
         request_id: lease.job.request_id.as_deref(),
         traceparent: lease.job.traceparent.as_deref(),
     };
-    let order = lease.order.take();
+    let read = lease.read.take();
     let work = async {
         if let Some(lost_by) = &lease.job.lost_by {
             metrics::lease_lost();
@@ -156,7 +157,7 @@ async fn run_job(mut lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), In
         // In boxes: what wraps a future moves it around, with the room of all that it may ever await.
         let run = async {
             match lease.job.kind {
-                JobKind::PollChallenge { order_id } => Box::pin(advance.run(&lease, order_id, order)).await,
+                JobKind::PollChallenge { order_id } => Box::pin(advance.run(&lease, order_id, read)).await,
                 JobKind::DeliverEvent { delivery_id } => Box::pin(deliver::run(&advance, &lease, delivery_id)).await,
                 JobKind::Sweep | JobKind::Purge | JobKind::RenewDue
                     if lease.job.attempts >= advance.tools.max_attempts =>

@@ -130,6 +130,11 @@ pub fn calls_ca(order: &Order) -> bool {
         || clean_up::calls_ca(order)
 }
 
+/// What is true as soon as `after` is: nothing has to be done for it, so it is stored in the same commit.
+pub fn follows(after: &Order) -> Option<OrderEvent> {
+    (after.state == OrderState::Placed && !after.published_by.presenter.writes()).then_some(OrderEvent::Presented)
+}
+
 /// Since the order last advanced.
 fn waited(order: &Order, now: OffsetDateTime) -> Duration {
     Duration::try_from(now - order.changed_at).unwrap_or_default()

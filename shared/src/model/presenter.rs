@@ -32,6 +32,11 @@ impl Presenter {
         self.into()
     }
 
+    /// Whether a worker writes the records somewhere.
+    pub fn writes(self) -> bool {
+        !matches!(self, Self::Manual | Self::Delegated)
+    }
+
     /// Whether records are published without anybody's doing, so that a certificate can be renewed unattended.
     pub fn is_automatic(self) -> bool {
         self != Self::Manual

@@ -47,7 +47,8 @@ impl At {
     pub(super) fn is_while_placing(self) -> bool {
         match self {
             Self::Request(kind, _) => self.is_once_per_worker() || kind == Kind::Authorization,
-            Self::Commit(event, _) => event == "placed",
+            // Both in one commit: nobody of ours publishes.
+            Self::Commit(event, _) => matches!(event, "placed" | "presented"),
         }
     }
 

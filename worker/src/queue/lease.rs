@@ -40,8 +40,8 @@ struct Held {
 /// A claimed job and the right to run it. Dropping it without an outcome leaves the row to run out.
 pub struct Lease {
     pub job: ClaimedJob,
-    /// The job's order as it was right after the claim, where it could be read: one statement for many.
-    pub order: Option<Order>,
+    /// Where it could be read right after the claim: one statement for many.
+    pub read: Option<Read>,
     leases: Arc<Leases>,
     ends: watch::Receiver<Instant>,
     claimed: Instant,
@@ -51,6 +51,13 @@ pub struct Lease {
     is_unsure: AtomicBool,
     /// The slot is free again once the outcome is written.
     _slot: Slot,
+}
+
+/// What was read for a job right after the claim.
+pub struct Read {
+    pub order: Order,
+    /// Until when the CA is to be left alone, if that is still ahead and the order's next step would call it.
+    pub held_until: Option<OffsetDateTime>,
 }
 
 impl Leases {
@@ -68,7 +75,7 @@ impl Leases {
         self.held().insert(job.fence, Held { ends: sender, is_ending: false });
         Lease {
             job,
-            order: None,
+            read: None,
             leases: Arc::clone(self),
             ends,
             claimed: Instant::now(),

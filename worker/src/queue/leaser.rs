@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_shared::model::order::Order;
 use countersign_shared::store::jobs::{self, ClaimedJob, JobKind, Lane, Outcome, Worker};
-use countersign_shared::store::{PgPool, PoolConnection, StoreError, in_time, orders};
+use countersign_shared::store::{PgPool, PoolConnection, StoreError, acme_accounts, in_time, orders};
 use countersign_shared::telemetry::{chain, metrics};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc};
@@ -13,8 +14,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::lease::{Lease, Leases};
+use super::lease::{Lease, Leases, Read};
 use super::slots::Slots;
+use crate::steps;
 
 /// Without a notification the queue is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -26,6 +28,8 @@ pub struct Leaser {
     pub worker: Worker,
     pub leases: Arc<Leases>,
     pub slots: Arc<Slots>,
+    /// Of the CA that this worker speaks to.
+    pub directory: Arc<str>,
     /// Says that a lane-0 job is there.
     pub notified: broadcast::Receiver<String>,
     /// To the backend. Nothing waits for a slot under lease: a job is claimed only for a free one.
@@ -115,7 +119,12 @@ impl Leaser {
             };
             let leases: Vec<Lease> = jobs.into_iter().map(hold).collect();
             if !leases.is_empty() {
-                handing_out.spawn(hand_out(self.pool.clone(), leases, self.claimed.clone()));
+                handing_out.spawn(hand_out(
+                    self.pool.clone(),
+                    Arc::clone(&self.directory),
+                    leases,
+                    self.claimed.clone(),
+                ));
             }
         }
         Ok(rest)
@@ -155,7 +164,7 @@ impl Rest {
 }
 
 /// Reads the orders of claimed jobs together, and passes the jobs on. Beside the next look, which need not wait for it.
-async fn hand_out(pool: PgPool, mut leases: Vec<Lease>, claimed: mpsc::UnboundedSender<Lease>) {
+async fn hand_out(pool: PgPool, directory: Arc<str>, mut leases: Vec<Lease>, claimed: mpsc::UnboundedSender<Lease>) {
     let order_id = |lease: &Lease| match lease.job.kind {
         JobKind::PollChallenge { order_id } => Some(order_id),
         _ => None,
@@ -164,14 +173,21 @@ async fn hand_out(pool: PgPool, mut leases: Vec<Lease>, claimed: mpsc::Unbounded
     if !ids.is_empty() {
         let loaded = in_time(async {
             let mut conn = pool.acquire().await?;
-            orders::load_all(&mut conn, &ids).await
+            // One that cannot be read is its run's to tell of.
+            let loaded = orders::load_all(&mut conn, &ids).await?;
+            let orders: HashMap<i64, Order> =
+                loaded.into_iter().filter_map(|(id, order)| Some((id, order.ok()?))).collect();
+            let held_until = match orders.values().any(steps::calls_ca) {
+                true => acme_accounts::held_until(&mut conn, &directory).await?,
+                false => None,
+            };
+            Ok((orders, held_until))
         });
         match loaded.await {
-            Ok(loaded) => {
-                let mut orders: HashMap<i64, _> = loaded.into_iter().collect();
+            Ok((mut orders, held_until)) => {
                 for lease in &mut leases {
-                    // One that cannot be read is its run's to tell of.
-                    lease.order = order_id(lease).and_then(|id| orders.remove(&id)?.ok());
+                    let order = order_id(lease).and_then(|id| orders.remove(&id));
+                    lease.read = order.map(|order| Read { order, held_until });
                 }
             }
             Err(error) => tracing::warn!(error = chain(&error), "orders not read together: each run reads its own"),
