@@ -81,7 +81,8 @@ pub async fn with_limits(conn: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Begins a transaction whose reads all see one moment.
+/// Begins a transaction whose reads all see one moment. One statement alone, as every BEGIN: the pool would not see a transaction that
+/// was given up on after it had failed.
 pub const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 /// Connects lazily: an unreachable server is the first caller's error, not the start's.

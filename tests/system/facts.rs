@@ -1,7 +1,9 @@
 //! What the tests read behind the API, in the database and at the CA, and the moments that several of them wait for.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use countersign_shared::dns::TxtLookup;
 use countersign_tests::api_client::{Domain, Order};
 use countersign_tests::stack::Stack;
 use tokio::task::JoinSet;
@@ -130,4 +132,10 @@ pub(crate) async fn is_cleaned_up(stack: &Stack, domain_id: &str) {
         cleaned_up.unwrap_or(false).then_some(())
     };
     stack.wait_until("the domain's orders are cleaned up", SOON, cleaned_up).await;
+}
+
+/// What DNS shows at an owner name.
+pub(crate) async fn published(stack: &Stack, owner: &str) -> Vec<String> {
+    let server: SocketAddr = stack.plan().dns.address().parse().unwrap();
+    TxtLookup::new(&[server]).unwrap().txt(owner).await.unwrap().values
 }

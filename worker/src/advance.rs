@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
-use crate::queue::{Lease, Read};
+use crate::queue::{Hold, Lease, Read};
 use crate::steps::{self, Step, StepError, StepOutcome, Tools};
 
 /// A wait up to this long is spent under the lease; anything longer is `due_at`.
@@ -113,7 +113,7 @@ impl Advance {
     /// None when the outcome is stored already, or not ours to write. What a poll that finds nothing does not need is in
     /// boxes: it is not to carry the room for it.
     async fn run_steps(&self, lease: &Lease, order_id: i64, read: Option<Read>) -> Option<Outcome> {
-        let mut held_until = read.as_ref().map(|read| read.held_until);
+        let mut hold = read.as_ref().map_or(Hold::NotRead, |read| read.hold);
         let mut order = match read.map(|read| read.order).filter(|order| order.cleaned_up_at.is_none()) {
             Some(order) => order,
             None => match Box::pin(self.load(order_id)).await {
@@ -127,7 +127,7 @@ impl Advance {
         spans::about("order.id", order.public_id.as_str());
         spans::about("domain.name", order.domain_name.as_str());
         loop {
-            match self.step(lease, &order, held_until.take()).await {
+            match self.step(lease, &order, std::mem::replace(&mut hold, Hold::NotRead)).await {
                 Ok(StepOutcome::Advance(event)) => match Box::pin(self.commit(lease, &order, &event)).await {
                     Ok(Committed::Stored(after)) if after.cleaned_up_at.is_some() => return None,
                     Ok(Committed::Stored(after)) => order = *after,
@@ -163,19 +163,14 @@ impl Advance {
         }
     }
 
-    /// `held_until`: of the CA, if that was read a moment ago.
-    async fn step(
-        &self,
-        lease: &Lease,
-        order: &Order,
-        held_until: Option<Option<OffsetDateTime>>,
-    ) -> Result<StepOutcome, StepError> {
+    /// `hold`: of the CA, if that was read a moment ago.
+    async fn step(&self, lease: &Lease, order: &Order, hold: Hold) -> Result<StepOutcome, StepError> {
         if steps::calls_ca(order) {
-            let held_until = match held_until {
-                Some(held_until) => held_until,
-                None => Box::pin(self.held_until()).await?,
+            let hold = match hold {
+                Hold::NotRead => Box::pin(self.hold()).await?,
+                read => read,
             };
-            if let Some(until) = held_until {
+            if let Hold::Until(until) = hold {
                 return Ok(self.held_back(lease, order, until));
             }
         }
@@ -186,10 +181,10 @@ impl Advance {
         outcome
     }
 
-    async fn held_until(&self) -> Result<Option<OffsetDateTime>, StoreError> {
+    async fn hold(&self) -> Result<Hold, StoreError> {
         in_time(async {
             let mut conn = self.tools.pool.acquire().await?;
-            acme_accounts::held_until(&mut conn, self.tools.acme.directory()).await
+            Ok(acme_accounts::held_until(&mut conn, self.tools.acme.directory()).await?.into())
         })
         .await
     }
@@ -275,7 +270,7 @@ impl Advance {
     }
 
     /// Whether a commit whose answer was lost is what made the order stale. For the metrics alone: an order that has moved
-    /// on since, or a database that does not answer, leaves one event uncounted.
+    /// on since, or a database that does not answer, leaves it uncounted.
     async fn is_stored(&self, after: &Order) -> bool {
         let stored = in_time(async {
             let mut conn = self.tools.pool.acquire().await?;

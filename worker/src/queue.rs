@@ -13,7 +13,7 @@ mod slots;
 mod waits;
 
 pub use backend::JobsBackend;
-pub use lease::{Lease, Leases, Read};
+pub use lease::{Hold, Lease, Leases, Read};
 pub use leaser::Leaser;
 pub use slots::Slots;
 pub use waits::Waits;

@@ -34,7 +34,10 @@ impl Presenter {
 
     /// Whether a worker writes the records somewhere.
     pub fn writes(self) -> bool {
-        !matches!(self, Self::Manual | Self::Delegated)
+        match self {
+            Self::Manual | Self::Delegated => false,
+            Self::Rfc2136 | Self::Webhook | Self::TestDns => true,
+        }
     }
 
     /// Whether records are published without anybody's doing, so that a certificate can be renewed unattended.

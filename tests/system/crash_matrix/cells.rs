@@ -28,8 +28,9 @@ pub(super) enum Way {
     Pause,
 }
 
-/// Every event that a worker stores on the way to a certificate.
-pub(super) const COMMITS: [&str; 10] = [
+/// Every event that a worker stores on the way to a certificate, by a commit of its own but for `presented`, which the customer's
+/// publishing leaves to that of `placed`: `others` has the commit that it is elsewhere.
+pub(super) const EVENTS: [&str; 10] = [
     "placed",
     "presented",
     "seen",
@@ -47,8 +48,7 @@ impl At {
     pub(super) fn is_while_placing(self) -> bool {
         match self {
             Self::Request(kind, _) => self.is_once_per_worker() || kind == Kind::Authorization,
-            // Both in one commit: nobody of ours publishes.
-            Self::Commit(event, _) => matches!(event, "placed" | "presented"),
+            Self::Commit(event, _) => event == "placed",
         }
     }
 

@@ -1,11 +1,14 @@
-//! What is not on an order's way to its certificate: the commits of an API replica that is killed, and the end of authorizations at the CA.
+//! What is not on the way of an order whose customer publishes: the commits of an API replica that is killed, values that a worker
+//! publishes, and the end of authorizations at the CA.
 
 use countersign_tests::acme_front::{Kind, Moment};
 use countersign_tests::stack::Stack;
+use serde_json::json;
 
 use super::gate::Gate;
-use crate::facts::{SOON, certificates_stored, events, is_cleaned_up};
+use crate::facts::{SOON, certificates_stored, events, is_cleaned_up, published};
 use crate::failures::fronted;
+use crate::renewals::{Shop, client};
 
 /// Kills the first replica in the transaction that stores `event`; whoever called it gets no answer.
 async fn kill_in_commit(stack: &Stack, gate: &Gate, event: &str, moment: Moment, call: impl Future<Output = bool>) {
@@ -65,6 +68,46 @@ async fn an_api_killed_while_it_stores_an_order_or_its_end_has_done_that_or_noth
         is_cleaned_up(&stack, &domain.id).await;
         let story = events(&stack, &order.order_id).await;
         assert_eq!(story.iter().filter(|event| *event == "cancelled").count(), 1, "{story:?}");
+    }
+}
+
+/// The values are written again by whoever takes over, and removed in the end.
+#[tokio::test]
+#[ignore = "the full matrix: make test-all"]
+async fn killed_while_it_stores_that_the_values_are_published() {
+    let stack = fronted().workers(2).setting("LEASE_FOR", "2s").start().await;
+    let gate = Gate::new(&stack.database_url()).await;
+    let api = client(&stack).await;
+    for moment in [Moment::Before, Moment::After] {
+        let name = format!("{moment:?}.example.com").to_lowercase();
+        let shop = Shop::new(&stack, &api, &name).await;
+        gate.close("presented", moment).await;
+        let killed = async {
+            let waits = async || (gate.waiting().await == 1).then_some(());
+            stack.wait_until("a worker stores presented", SOON, waits).await;
+            let leased = "SELECT leased_by FROM jobs WHERE kind = 'poll-challenge' AND leased_by IS NOT NULL";
+            let worker = sqlx::query_scalar(leased).fetch_one(stack.pool()).await;
+            // In the middle of COMMIT the row is locked, and shows what it was.
+            let worker: String = worker.unwrap();
+            stack.kill(&worker);
+            gate.open().await;
+            stack.restart(&worker).await;
+        };
+        let input = json!({});
+        let (certificate, ()) = tokio::join!(shop.issue(&input), killed);
+        gate.remove().await;
+        let story = "SELECT array_agg(e.event ORDER BY e.id) FROM order_events e JOIN orders o ON o.id = e.order_id
+                     WHERE o.certificate_id = $1 AND e.event IN ('placed', 'presented', 'seen', 'cleaned_up')";
+        let cleaned_up = async || {
+            let story: Vec<String> = sqlx::query_scalar(story).bind(certificate).fetch_one(stack.pool()).await.unwrap();
+            (story == ["placed", "presented", "seen", "cleaned_up"]).then_some(())
+        };
+        stack.wait_until("each happened once", SOON, cleaned_up).await;
+        assert_eq!(stack.ca().certificates_issued_for(&name).await.unwrap(), 1, "{moment:?}");
+        assert!(
+            published(&stack, &format!("_acme-challenge.{name}.")).await.is_empty(),
+            "{moment:?}: records stay behind"
+        );
     }
 }
 

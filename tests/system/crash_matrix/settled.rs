@@ -7,7 +7,7 @@ use countersign_tests::stack::Stack;
 use sha2::{Digest as _, Sha256};
 use x509_parser::pem::parse_x509_pem;
 
-use super::cells::COMMITS;
+use super::cells::EVENTS;
 use crate::facts::{events, is_cleaned_up};
 
 /// All rows about one domain.
@@ -46,7 +46,7 @@ pub(super) async fn each_order_has_one_certificate(stack: &Stack, domains: &[(Do
 
         let story = events(stack, &order.order_id).await;
         assert_eq!(story[0], "accepted", "{name}");
-        assert_eq!(story[1..], COMMITS, "{name}: every event once");
+        assert_eq!(story[1..], EVENTS, "{name}: every event once");
 
         let (_, csr) = parse_x509_pem(rows.csr.as_bytes()).unwrap();
         let csr: String = Sha256::digest(&csr.contents).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,22 +1,13 @@
 //! Who publishes the TXT records: the customer, who is told them, or a test DNS server.
 
-use std::net::SocketAddr;
-
-use countersign_shared::dns::TxtLookup;
 use countersign_tests::acme_front::{Kind, Moment};
 use countersign_tests::stack::Stack;
 use serde_json::{Value, json};
 
 use super::Caller;
-use crate::facts::SOON;
+use crate::facts::{SOON, published};
 
 const DOMAIN: &str = "shop.example.com";
-
-/// What DNS shows at an owner name.
-async fn published(stack: &Stack, owner: &str) -> Vec<String> {
-    let server: SocketAddr = stack.plan().dns.address().parse().unwrap();
-    TxtLookup::new(&[server]).unwrap().txt(owner).await.unwrap().values
-}
 
 #[tokio::test]
 async fn the_customer_is_told_what_to_publish_and_has_the_certificate_for_it() {

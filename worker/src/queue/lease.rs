@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::slots::Slot;
 use super::waits::{Stored, Waits};
 
+/// Looks at what is to be renewed in the time of a lease.
+const LOOKS: u32 = 12;
 /// Pause between tries to write an outcome while the database is away.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -56,8 +58,21 @@ pub struct Lease {
 /// What was read for a job right after the claim.
 pub struct Read {
     pub order: Order,
-    /// Until when the CA is to be left alone, if that is still ahead and the order's next step would call it.
-    pub held_until: Option<OffsetDateTime>,
+    pub hold: Hold,
+}
+
+/// Whether the CA has asked to be left alone.
+#[derive(Clone, Copy)]
+pub enum Hold {
+    NotRead,
+    No,
+    Until(OffsetDateTime),
+}
+
+impl From<Option<OffsetDateTime>> for Hold {
+    fn from(until: Option<OffsetDateTime>) -> Self {
+        until.map_or(Self::No, Self::Until)
+    }
 }
 
 impl Leases {
@@ -85,21 +100,28 @@ impl Leases {
         }
     }
 
-    /// Renews what is held, until `stop`: in one statement each lease of which a third has passed. One that could not be renewed, as
-    /// while its own run commits, has several more tries before it ends.
+    /// Renews what is held, until `stop`. What could not be renewed, as while its own run commits, is asked for at the next look.
     pub async fn renew(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(self.lease_for / 12);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let mut looks = tokio::time::interval(self.lease_for / LOOKS);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_told = false;
+        while stop.run_until_cancelled(looks.tick()).await.is_some() {
             let fences = self.to_renew(Instant::now());
             if fences.is_empty() {
                 continue;
             }
             let sent_at = Instant::now();
             match self.renew_once(&fences).await {
-                Ok(still_held) => self.extend(&fences, &still_held, sent_at),
+                Ok(still_held) => {
+                    self.extend(&fences, &still_held, sent_at);
+                    is_told = false;
+                }
                 // The leases go on running out; the runs stop by themselves when they have.
-                Err(error) => tracing::warn!(error = chain(&error), "leases not renewed"),
+                Err(error) if !is_told => {
+                    tracing::warn!(error = chain(&error), "leases not renewed");
+                    is_told = true;
+                }
+                Err(_) => {}
             }
         }
     }
@@ -127,10 +149,14 @@ impl Leases {
         }
     }
 
+    /// Nothing, until a third of some lease has passed; then with it all of which a sixth has, so that one statement is soon for all.
     fn to_renew(&self, now: Instant) -> Vec<Fence> {
-        let renewed_until = now + self.lease_for * 2 / 3;
         let held = self.held();
-        held.iter().filter(|(_, held)| *held.ends.borrow() <= renewed_until).map(|(fence, _)| *fence).collect()
+        let passed = |held: &Held, part: Duration| *held.ends.borrow() <= now + self.lease_for - part;
+        if !held.values().any(|held| passed(held, self.lease_for / 3)) {
+            return Vec::new();
+        }
+        held.iter().filter(|(_, held)| passed(held, self.lease_for / 6)).map(|(fence, _)| *fence).collect()
     }
 
     /// What this process runs, or has not settled yet.
@@ -289,16 +315,22 @@ mod tests {
         let leases = Leases::new(pool.clone(), Duration::from_secs(9), Waits::new(pool).0);
         let began = Instant::now();
         let at = |secs: u64| began + Duration::from_secs(secs);
-        let [locked, renewed] = [1, 2].map(|id| Fence { id, lease: 1 });
+        let [locked, renewed, young] = [1, 2, 3].map(|id| Fence { id, lease: 1 });
         let slots = Slots::new(8);
-        let _held = [locked, renewed].map(|fence| leases.hold(job(fence), began, slots.take(Lane::Orders)));
+        let claimed = [(locked, began), (renewed, began), (young, at(2))];
+        let _held = claimed.map(|(fence, sent_at)| leases.hold(job(fence), sent_at, slots.take(Lane::Orders)));
+        let to_renew = |now| {
+            let mut ids: Vec<i64> = leases.to_renew(now).iter().map(|fence| fence.id).collect();
+            ids.sort_unstable();
+            ids
+        };
 
-        assert_eq!(leases.to_renew(at(2)), []);
-        assert_eq!(leases.to_renew(at(3)).len(), 2);
+        assert!(to_renew(at(2)).is_empty());
+        assert_eq!(to_renew(at(3)), [1, 2]);
         let answer = HashMap::from([(locked, Renewal::Locked), (renewed, Renewal::Renewed)]);
         leases.extend(&[locked, renewed], &answer, at(3));
-        assert_eq!(leases.to_renew(at(4)), [locked]);
-        assert_eq!(leases.to_renew(at(6)).len(), 2);
+        assert_eq!(to_renew(began + Duration::from_millis(3200)), [1], "the one that was missed");
+        assert_eq!(to_renew(at(4)), [1, 3], "with what would be due soon");
     }
 
     fn job(fence: Fence) -> ClaimedJob {

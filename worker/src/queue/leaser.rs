@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::lease::{Lease, Leases, Read};
+use super::lease::{Hold, Lease, Leases, Read};
 use super::slots::Slots;
 use crate::steps;
 
@@ -177,17 +177,17 @@ async fn hand_out(pool: PgPool, directory: Arc<str>, mut leases: Vec<Lease>, cla
             let loaded = orders::load_all(&mut conn, &ids).await?;
             let orders: HashMap<i64, Order> =
                 loaded.into_iter().filter_map(|(id, order)| Some((id, order.ok()?))).collect();
-            let held_until = match orders.values().any(steps::calls_ca) {
-                true => acme_accounts::held_until(&mut conn, &directory).await?,
-                false => None,
+            let hold = match orders.values().any(steps::calls_ca) {
+                true => acme_accounts::held_until(&mut conn, &directory).await.map_or(Hold::NotRead, Hold::from),
+                false => Hold::NotRead,
             };
-            Ok((orders, held_until))
+            Ok((orders, hold))
         });
         match loaded.await {
-            Ok((mut orders, held_until)) => {
+            Ok((mut orders, hold)) => {
                 for lease in &mut leases {
                     let order = order_id(lease).and_then(|id| orders.remove(&id));
-                    lease.read = order.map(|order| Read { order, held_until });
+                    lease.read = order.map(|order| Read { order, hold });
                 }
             }
             Err(error) => tracing::warn!(error = chain(&error), "orders not read together: each run reads its own"),

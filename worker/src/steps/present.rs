@@ -1,4 +1,5 @@
-//! `placed` → `presented`: publishes the TXT values, or leaves it to the customer, whom the API has told them.
+//! `placed` → `presented`: publishes the TXT values. An order that no worker publishes for is `presented` as soon as it is placed
+//! ([`follows`](super::follows)); it comes here only where an earlier release left it `placed`.
 //!
 //! The values are stored with the order, so that a crash here leaves nothing behind that clean-up would not find.
 

@@ -21,6 +21,7 @@ pub async fn wait_all(conn: &mut PgConnection, waiting: &[Waiting]) -> Result<Ha
     let column = |of: fn(&Waiting) -> i64| -> Vec<i64> { waiting.iter().map(of).collect() };
     let untils: Vec<OffsetDateTime> = waiting.iter().map(|one| one.until).collect();
     let saw: Vec<Option<&serde_json::Value>> = waiting.iter().map(|one| one.saw.as_ref()).collect();
+    // One array whose length Postgres does not know is enough to have the plan kept: it takes the longest for the number of rows.
     let rows = sqlx::query!(
         "WITH held AS (
              SELECT j.id, asked.until, asked.saw
