@@ -46,6 +46,8 @@ async fn a_renewal_notices_that_the_cname_is_gone_and_later_that_it_is_back() {
     assert!(active.more["delegation"]["seen_at"].is_string());
     let certificate: i64 = sqlx::query_scalar("SELECT id FROM certificates").fetch_one(stack.pool()).await.unwrap();
     job_runs(&stack).await;
+    // At 0 Pebble still offers an old proof once in a hundred times. One that is not known to be ours is asked for anew.
+    sql(&stack, "UPDATE authorizations SET proved_at = NULL").await;
 
     stack.dns().clear_cname(OWNER).await.unwrap();
     is_due(&stack, certificate).await;

@@ -84,7 +84,6 @@ async fn a_collector_gets_the_request_and_the_runs_that_advanced_the_order_linke
     }
     for step in [
         "place",
-        "present",
         "confirm",
         "respond",
         "authorize",
