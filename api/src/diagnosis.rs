@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use countersign_shared::doctor::Doctor;
 use countersign_shared::model::diagnosis::Diagnosis;
 use countersign_shared::store::domains::Domain;
-use countersign_shared::store::{BEGIN_SNAPSHOT, PgPool, StoreError, accounts, orders};
+use countersign_shared::store::{Pool, StoreError, accounts, orders};
 
 const AT_ONCE: usize = 8;
 /// For one account, so that nobody keeps all others out.
@@ -53,10 +53,10 @@ impl Practice {
     }
 
     /// The owners of `/domains`, which are the default account's, have been told the ownership token.
-    pub(crate) async fn diagnose(&self, pool: &PgPool, account_id: i64, domain: &Domain) -> Result<Diagnosis, Refused> {
+    pub(crate) async fn diagnose(&self, pool: &Pool, account_id: i64, domain: &Domain) -> Result<Diagnosis, Refused> {
         let _place = self.admit(account_id, domain.id).ok_or(Refused::Busy)?;
         let (facts, now) = {
-            let mut snapshot = pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+            let mut snapshot = pool.begin_snapshot().await?;
             let facts = self.doctor.facts_of_domain(&mut snapshot, domain, account_id == accounts::DEFAULT).await?;
             (facts, orders::now(&mut snapshot).await?)
         };

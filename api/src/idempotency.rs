@@ -17,7 +17,7 @@ use axum::response::Response;
 use countersign_shared::model::ids::hex;
 use countersign_shared::store::api_tokens::Caller;
 use countersign_shared::store::idempotency_keys::{self, Begun, KeyOf};
-use countersign_shared::store::{PgConnection, PgPool, StoreError, in_time};
+use countersign_shared::store::{PgConnection, Pool, StoreError, in_time};
 use countersign_shared::telemetry::chain;
 use http_body_util::BodyExt as _;
 use serde::Serialize;
@@ -78,7 +78,7 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
     }
 }
 
-pub(crate) async fn apply(State((pool, say)): State<(PgPool, Say)>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn apply(State((pool, say)): State<(Pool, Say)>, mut request: Request, next: Next) -> Response {
     let run = match begin(&pool, &request).await {
         Ok(First::Run(run)) => run,
         Ok(First::NoKey) => return next.run(request).await,
@@ -99,7 +99,7 @@ enum First {
     Answered(Response),
 }
 
-fn begin<'a>(pool: &'a PgPool, request: &Request) -> impl Future<Output = Result<First, ApiError>> + Send + use<'a> {
+fn begin<'a>(pool: &'a Pool, request: &Request) -> impl Future<Output = Result<First, ApiError>> + Send + use<'a> {
     // A request's body may not be shared between threads: all that is needed of it is taken before anything is awaited.
     let key = match request.headers().get(KEY) {
         Some(key) if request.method() == Method::POST => Some(key.clone()),
@@ -150,7 +150,7 @@ fn begin<'a>(pool: &'a PgPool, request: &Request) -> impl Future<Output = Result
 }
 
 /// Keeps an answer that went well, with the answer; frees the key of any other.
-async fn end(pool: &PgPool, run: &Run, response: Response) -> Response {
+async fn end(pool: &Pool, run: &Run, response: Response) -> Response {
     let (parts, body) = response.into_parts();
     let bytes = match body.collect().await {
         Ok(bytes) => bytes.to_bytes(),

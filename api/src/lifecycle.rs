@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use countersign_shared::dns::TxtLookup;
 use countersign_shared::model::delegation::ChallengeZone;
-use countersign_shared::store::PgPool;
+use countersign_shared::store::Pool;
 use tokio::sync::broadcast;
 
 use crate::diagnosis::Practice;
 
 /// What the handlers need.
 pub(crate) struct App {
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool,
     pub(crate) lookup: TxtLookup,
     /// Public ids of orders that left `accepted`; an empty string means that some may have been missed.
     pub(crate) orders_moved: broadcast::Sender<String>,

@@ -50,7 +50,7 @@ async fn run() -> anyhow::Result<()> {
     let telemetry = Telemetry::start("countersign-api", &settings.log, &settings.collector)?;
 
     let pool = settings.database.pool()?;
-    let listening = settings.database.listening(&pool)?;
+    let listener = settings.database.listener()?;
     metrics::observe_pool(&pool);
     let ring = settings.keys.ring()?.withholding_account_key();
     let auth_token = secret("AUTH_TOKEN", settings.auth_token.as_ref(), settings.auth_token_file.as_deref())?;
@@ -75,7 +75,7 @@ async fn run() -> anyhow::Result<()> {
         return Ok(());
     }
     let (orders_moved, _) = broadcast::channel(1024);
-    tasks.spawn(notifications::forward(listening, notifications::ORDERS, orders_moved.clone(), stop.clone()));
+    tasks.spawn(listener.forward(notifications::ORDERS, orders_moved.clone(), stop.clone()));
     let Some(now) = process::await_time(&pool, &leaving).await.context("cannot read the database's time")? else {
         return Ok(());
     };

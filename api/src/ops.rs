@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use countersign_shared::config::Secret;
 use countersign_shared::operator::Deed;
-use countersign_shared::store::PgPool;
+use countersign_shared::store::Pool;
 use serde::Serialize;
 
 use crate::lifecycle::error::ApiError;
@@ -27,7 +27,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Few: their connections are those that customers' requests need.
 const MAX_REQUESTS: usize = 4;
 
-pub(crate) fn router(pool: PgPool, token: Option<Secret>) -> Router {
+pub(crate) fn router(pool: Pool, token: Option<Secret>) -> Router {
     let asks_for_token = token.is_some();
     let guarded = routes::guard(token);
     let routes = Router::new()

@@ -22,7 +22,7 @@ use axum::routing::{get, post};
 use axum::{Router, middleware};
 use countersign_shared::model::delegation::ChallengeZone;
 use countersign_shared::sealed::KeyRing;
-use countersign_shared::store::PgPool;
+use countersign_shared::store::Pool;
 
 pub(crate) use rates::Rates;
 
@@ -32,7 +32,7 @@ use crate::{idempotency, routes};
 
 /// What the handlers need.
 pub(crate) struct V2 {
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool,
     /// What secrets are sealed with.
     pub(crate) ring: KeyRing,
     pub(crate) rates: Arc<Rates>,

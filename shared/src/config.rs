@@ -21,7 +21,8 @@ use crate::dns::{Authoritative, SetupError, TxtLookup};
 use crate::model::delegation::ChallengeZone;
 pub use crate::model::secret::Secret;
 use crate::sealed::{KeyRing, KeyRingError};
-use crate::store::{self, PgPool};
+use crate::store::Pool;
+use crate::store::notifications::Listener;
 
 pub use collector::{Collector, CollectorArgs};
 
@@ -177,14 +178,17 @@ fn connect_options(variable: &'static str, url: &Secret) -> Result<PgConnectOpti
 }
 
 impl DatabaseArgs {
-    pub fn pool(&self) -> Result<PgPool, ConfigError> {
-        Ok(store::pool(self.address.options()?, self.database_max_connections, self.database_acquire_timeout))
+    /// All connections but that of [`Self::listener`].
+    pub fn pool(&self) -> Result<Pool, ConfigError> {
+        let options = self.address.options()?;
+        Ok(Pool::new(options, self.database_max_connections - 1, self.database_acquire_timeout))
     }
 
-    /// Where notifications are listened for: one direct connection if there is a direct way, otherwise one of `pool`.
-    pub fn listening(&self, pool: &PgPool) -> Result<PgPool, ConfigError> {
+    /// Goes the direct way if there is one.
+    pub fn listener(&self) -> Result<Listener, ConfigError> {
         let direct = self.direct.options()?;
-        Ok(direct.map_or_else(|| pool.clone(), |options| store::pool(options, 1, self.database_acquire_timeout)))
+        let options = direct.map_or_else(|| self.address.options(), Ok)?;
+        Ok(Listener { options, connect_within: self.database_acquire_timeout })
     }
 }
 

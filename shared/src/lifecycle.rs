@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::sealed::KeyRing;
 use crate::store::encryption_keys::{self, KeysError};
 use crate::store::schema::{self, SchemaError};
-use crate::store::{self, PgPool, StoreError, orders, pooling};
+use crate::store::{self, Pool, StoreError, orders, pooler};
 use crate::telemetry;
 
 /// For blocking calls that outlast a process: a system's look-up of a name in a DNS that is silent takes longer.
@@ -65,9 +65,9 @@ pub async fn stop_later(leaving: CancellationToken, delay: Duration, stop: Cance
 
 /// Waits until the database can be reached, then checks the way there and its schema; false when a stop came first.
 /// Only a wrong schema, and a pooler that must not be in between, is an error.
-pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<bool, SchemaError> {
+pub async fn await_schema(pool: &Pool, stop: &CancellationToken) -> Result<bool, SchemaError> {
     let checked = await_database(pool, stop, async || {
-        pooling::refuse_transaction_mode(&pool.connect_options()).await?;
+        pooler::refuse_transaction_mode(&pool.connect_options()).await?;
         match schema::check(&mut *pool.acquire().await?).await {
             Err(SchemaError::Unreadable(error)) if error.is_outage() => Err(error),
             checked => Ok(checked),
@@ -81,7 +81,7 @@ pub async fn await_schema(pool: &PgPool, stop: &CancellationToken) -> Result<boo
 
 /// Waits until the database can be reached, then holds the ring against what is sealed there; false when a stop came first. Only
 /// a ring that lacks a key, or has a wrong one, is an error. Warns where secrets will be stored plain.
-pub async fn await_keys(pool: &PgPool, ring: &KeyRing, stop: &CancellationToken) -> Result<bool, KeysError> {
+pub async fn await_keys(pool: &Pool, ring: &KeyRing, stop: &CancellationToken) -> Result<bool, KeysError> {
     let checked =
         await_database(pool, stop, async || match encryption_keys::announce(&mut *pool.acquire().await?, ring).await {
             Err(KeysError::Unreadable(error)) => Err(error),
@@ -102,13 +102,13 @@ pub async fn await_keys(pool: &PgPool, ring: &KeyRing, stop: &CancellationToken)
 }
 
 /// The database's time, as soon as the database can be reached; None when a stop came first.
-pub async fn await_time(pool: &PgPool, stop: &CancellationToken) -> Result<Option<OffsetDateTime>, StoreError> {
+pub async fn await_time(pool: &Pool, stop: &CancellationToken) -> Result<Option<OffsetDateTime>, StoreError> {
     await_database(pool, stop, async || orders::now(&mut *pool.acquire().await?).await).await
 }
 
 /// What `check` finds, as soon as the database can be reached; None when a stop came first.
 async fn await_database<T>(
-    pool: &PgPool,
+    pool: &Pool,
     stop: &CancellationToken,
     check: impl AsyncFn() -> Result<T, StoreError>,
 ) -> Result<Option<T>, StoreError> {

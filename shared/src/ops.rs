@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::serve::{self, Until};
-use crate::store::PgPool;
+use crate::store::Pool;
 use crate::store::schema::{self, SchemaError};
 use crate::telemetry::{Exposition, chain, metrics};
 
@@ -40,14 +40,14 @@ impl Started {
 
 #[derive(Clone)]
 struct Probed {
-    pool: PgPool,
+    pool: Pool,
     started: Started,
     leaving: CancellationToken,
 }
 
 /// `GET /healthz` (the process answers), `GET /readyz` (it has started, is not `leaving`, and the database answers and has the right
 /// schema) and `GET /metrics`, which asks nobody. All without a token: they say nothing of customers.
-pub fn router(pool: PgPool, started: Started, leaving: CancellationToken, exposition: Exposition) -> Router {
+pub fn router(pool: Pool, started: Started, leaving: CancellationToken, exposition: Exposition) -> Router {
     let text = [(CONTENT_TYPE, Exposition::CONTENT_TYPE)];
     Router::new()
         .route("/healthz", get(async || Json(json!({ "status": "alive" }))))
@@ -64,7 +64,7 @@ pub async fn serve(listener: TcpListener, router: Router) {
 }
 
 /// Keeps the metrics of readiness true until the process is `leaving`: a scrape must not wait for the database.
-pub async fn watch(pool: PgPool, started: Started, leaving: CancellationToken) {
+pub async fn watch(pool: Pool, started: Started, leaving: CancellationToken) {
     let probed = Probed { pool, started, leaving };
     // Once more when it leaves: the last word is that it is not ready.
     while why_not_ready(&probed).await.is_none() || !probed.leaving.is_cancelled() {

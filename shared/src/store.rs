@@ -24,7 +24,8 @@ pub mod jobs;
 pub mod notifications;
 pub mod order_events;
 pub mod orders;
-pub mod pooling;
+pub mod pool;
+pub mod pooler;
 pub mod presenter_configs;
 pub mod presenter_proposals;
 pub mod renewals;
@@ -34,22 +35,18 @@ pub mod sorting;
 pub mod webhooks;
 
 pub use error::StoreError;
+pub use pool::{Pool, PoolConnection, Transaction};
 pub use sqlx::Connection;
-pub use sqlx::postgres::{PgConnection, PgPool};
-
-/// A connection that goes back to its pool.
-pub type PoolConnection = sqlx::pool::PoolConnection<sqlx::Postgres>;
+pub use sqlx::postgres::PgConnection;
 
 use std::time::Duration;
 
 use sqlx::Executor as _;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// What does not answer for this long is as good as away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// For a connection that a caller gave back, to show that it still works, and is in no transaction.
-const PING_WITHIN: Duration = Duration::from_secs(2);
 
 /// A process that vanishes, with its host or network, must not keep its locks, nor its place among the connections: the
 /// server learns of it by these and not by the end of the connection. Not as start-up parameters, which poolers refuse.
@@ -69,7 +66,7 @@ fn timed_out() -> sqlx::Error {
 /// One connection, for a tool: it fails at once, and with the server's own reason.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
     let connection = async {
-        pooling::refuse_transaction_mode(options).await?;
+        pooler::refuse_transaction_mode(options).await?;
         Ok(PgConnection::connect_with(options).await?)
     };
     tokio::time::timeout(CONNECT_WITHIN, connection).await.unwrap_or_else(|_| Err(timed_out().into()))
@@ -79,32 +76,4 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreEr
 pub async fn with_limits(conn: &mut PgConnection) -> Result<(), StoreError> {
     conn.execute(SESSION).await?;
     Ok(())
-}
-
-/// Begins a transaction whose reads all see one moment. One statement alone, as every BEGIN: the pool would not see a transaction that
-/// was given up on after it had failed.
-pub const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
-
-/// Connects lazily: an unreachable server is the first caller's error, not the start's.
-///
-/// `acquire_for` bounds the wait for a free connection and for a new one.
-pub fn pool(options: PgConnectOptions, max_connections: u32, acquire_for: Duration) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(acquire_for)
-        .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
-        // The pool itself would wait without end for one that its caller gave up on, and keep its place. And whoever gives up on a
-        // BEGIN leaves a transaction of which sqlx does not know: what the next one writes there would never be committed.
-        .after_release(|conn, _| {
-            Box::pin(async {
-                // An empty statement, whose answer says whether a transaction is open. One that failed is not seen: some statement failed
-                // after its BEGIN, and of that sqlx knows.
-                let is_open = tokio::time::timeout(PING_WITHIN, conn.begin_with("")).await;
-                match is_open.unwrap_or_else(|_| Err(timed_out())) {
-                    Err(sqlx::Error::BeginFailed) => Ok(true),
-                    is_open => is_open.map(|_| false),
-                }
-            })
-        })
-        .connect_lazy_with(options)
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use countersign_shared::store::{PgPool, gauges, in_time};
+use countersign_shared::store::{Pool, gauges, in_time};
 use countersign_shared::telemetry::chain;
 use countersign_shared::telemetry::metrics::Measured;
 use tokio_util::sync::CancellationToken;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 const EVERY: Duration = Duration::from_secs(15);
 
 /// Until `stop`. While the database is away these gauges are not shown: nobody knows.
-pub(crate) async fn measure(pool: PgPool, stop: CancellationToken) {
+pub(crate) async fn measure(pool: Pool, stop: CancellationToken) {
     let measured = Measured::default();
     measured.observe();
     while !stop.is_cancelled() {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use countersign_shared::model::presenter::{Presenter, PresenterSettings, PublishedBy};
 use countersign_shared::model::secret::Secret;
 use countersign_shared::sealed::KeyRing;
-use countersign_shared::store::{PgPool, StoreError, in_time, presenter_configs};
+use countersign_shared::store::{Pool, StoreError, in_time, presenter_configs};
 use thiserror::Error;
 use url::Url;
 
@@ -32,7 +32,7 @@ const MOST_KEPT: usize = 256;
 
 /// What this worker can publish with.
 pub struct Presenters {
-    pool: PgPool,
+    pool: Pool,
     ring: KeyRing,
     test_dns: Option<TestDns>,
     configured: Configured,
@@ -97,7 +97,7 @@ impl Configured {
 
 impl Presenters {
     /// `test_dns`: management URL of a pebble-challtestsrv.
-    pub fn new(pool: PgPool, ring: KeyRing, test_dns: Option<&Url>, configured: Configured) -> anyhow::Result<Self> {
+    pub fn new(pool: Pool, ring: KeyRing, test_dns: Option<&Url>, configured: Configured) -> anyhow::Result<Self> {
         let test_dns = test_dns.map(TestDns::new).transpose()?;
         Ok(Self { pool, ring, test_dns, configured, kept: Mutex::default() })
     }

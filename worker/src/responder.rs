@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use countersign_shared::config::ConfigError;
-use countersign_shared::store::{PgPool, notifications};
+use countersign_shared::store::{Pool, notifications};
 use countersign_shared::{lifecycle, ops};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
@@ -29,13 +29,13 @@ use zone::Zone;
 /// From the start it answers what needs no database; once that was reached and its schema found to be ours, it has `started`.
 pub async fn run(
     settings: &Settings,
-    pool: PgPool,
+    pool: Pool,
     started: ops::Started,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let apex = settings.delegation.challenge_zone.as_ref().ok_or(ConfigError::Missing("CHALLENGE_ZONE"))?;
     let zone = Zone::new(apex, &settings.dns_name_servers, settings.dns_contact.as_deref(), &settings.dns_addresses)?;
-    let listening = settings.database.listening(&pool)?;
+    let listener = settings.database.listener()?;
     let (udp, tcp) = (settings.dns_addr.bind_udp().await?, settings.dns_addr.bind().await?);
 
     let records = Records::new(pool.clone());
@@ -48,7 +48,7 @@ pub async fn run(
     tasks.spawn(Arc::clone(&responder).serve_tcp(tcp, stop.clone()));
     if lifecycle::await_schema(&pool, &stop).await? {
         let (notify, notified) = broadcast::channel(1024);
-        tasks.spawn(notifications::forward(listening, notifications::CHALLENGES, notify, stop.clone()));
+        tasks.spawn(listener.forward(notifications::CHALLENGES, notify, stop.clone()));
         tasks.spawn(Arc::clone(&records).listen(notified, stop.clone()));
         tasks.spawn(Arc::clone(&records).watch_database(stop.clone()));
         tracing::info!(zone = %apex, address = %settings.dns_addr, version = env!("CARGO_PKG_VERSION"), "ready");

@@ -11,8 +11,9 @@ use apalis::prelude::{Data, ParallelizeExt as _, WorkerBuilder};
 use countersign_shared::config::Switch;
 use countersign_shared::doctor::Doctor;
 use countersign_shared::sealed::KeyRing;
+use countersign_shared::store::Pool;
 use countersign_shared::store::jobs::{JobKind, Lane, Worker};
-use countersign_shared::store::{PgPool, notifications};
+use countersign_shared::store::notifications::{self, Listener};
 use countersign_shared::telemetry::{metrics, spans};
 use futures::FutureExt as _;
 use tokio::sync::{broadcast, mpsc};
@@ -34,8 +35,8 @@ const GIVE_BACK_WITHIN: Duration = Duration::from_secs(3);
 /// Runs jobs until `stop`, then lets the steps under way finish within `SHUTDOWN_GRACE` and gives the rest back.
 pub async fn run(
     settings: &Settings,
-    pool: PgPool,
-    listening: PgPool,
+    pool: Pool,
+    listener: Listener,
     tools: Tools,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -64,7 +65,7 @@ pub async fn run(
 
     let mut tasks = JoinSet::new();
     tasks.spawn(gauges::measure(pool.clone(), stop.clone()));
-    tasks.spawn(notifications::forward(listening, notifications::JOBS, notify, stop.clone()));
+    tasks.spawn(listener.forward(notifications::JOBS, notify, stop.clone()));
     tasks.spawn(leaser.run(stop.clone()));
     // These go on while the last steps finish.
     tasks.spawn(leases.renew(abandon.clone()));
@@ -182,7 +183,7 @@ async fn run_job(mut lease: Lease, advance: Data<Arc<Advance>>) -> Result<(), In
 
 impl Tools {
     /// The facades, set up from the settings. No network yet.
-    pub fn new(settings: &Settings, pool: PgPool, ring: KeyRing) -> anyhow::Result<Self> {
+    pub fn new(settings: &Settings, pool: Pool, ring: KeyRing) -> anyhow::Result<Self> {
         Ok(Self {
             acme: crate::acme::Acme::new(settings.acme.settings()?, pool.clone(), ring.clone())?,
             lookup: settings.dns.lookup()?,

@@ -26,7 +26,7 @@ use countersign_shared::model::order::{Order, OrderEvent, OrderState};
 use countersign_shared::model::presenter::PublishedBy;
 use countersign_shared::model::problem::{OrderProblem, ProblemCode};
 use countersign_shared::sealed::KeyRing;
-use countersign_shared::store::{PgPool, certificates, in_time};
+use countersign_shared::store::{Pool, certificates, in_time};
 use countersign_shared::telemetry::chain;
 use time::OffsetDateTime;
 
@@ -50,7 +50,7 @@ const SOONEST_ASKED_AGAIN: Duration = Duration::from_millis(15);
 
 /// What the steps work with: facades, and the settings they obey.
 pub struct Tools {
-    pub pool: PgPool,
+    pub pool: Pool,
     /// What secrets are sealed with.
     pub ring: KeyRing,
     pub acme: Acme,

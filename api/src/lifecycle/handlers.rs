@@ -13,7 +13,7 @@ use countersign_shared::model::identifier::DnsName;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::store::domains::{self, NewDomain};
 use countersign_shared::store::events::{self, EventName};
-use countersign_shared::store::{BEGIN_SNAPSHOT, StoreError, accounts, certificates, delegations, jobs, orders};
+use countersign_shared::store::{accounts, certificates, delegations, jobs, orders};
 
 use super::error::ApiError;
 use super::issue::{self as issuance, Issuance};
@@ -55,7 +55,7 @@ pub(crate) async fn register(
         supplied_name: &input.domain_name,
         verification_token: &token,
     };
-    let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = app.pool.begin().await?;
     let domain = match domains::insert(&mut tx, &new).await {
         Err(error) if error.is_conflict_on(domains::NAME_KEY) => {
             tracing::info!(domain.name = %name, "refused: the domain is registered already");
@@ -79,7 +79,7 @@ pub(crate) async fn register(
         verification_token: token,
     };
     idempotency.keep(&mut tx, StatusCode::CREATED, &registered).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     tracing::info!(domain.id = %public_id, domain.name = %name, "domain registered");
     Ok((StatusCode::CREATED, Json(registered)))
 }
@@ -107,7 +107,7 @@ pub(crate) async fn list(
         return Err(bad_query());
     }
     let before = query.cursor.map(|cursor| Cursor::parse(&cursor).ok_or_else(bad_query)).transpose()?;
-    let mut now = app.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    let mut now = app.pool.begin_snapshot().await?;
     // One more than the page holds tells whether another page follows.
     let status = query.status.map(Into::into);
     let mut page = domains::page(&mut now, status, before.map(|cursor| cursor.0), i64::from(limit) + 1).await?;
@@ -129,7 +129,7 @@ pub(crate) async fn list(
     AnyCall,
 ))]
 pub(crate) async fn fetch(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<Json<DomainView>, ApiError> {
-    let mut now = app.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    let mut now = app.pool.begin_snapshot().await?;
     let domain = domains::find(&mut now, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     Ok(Json(view::one(&mut now, domain, app.challenge_zone.as_ref()).await?))
 }
@@ -147,10 +147,10 @@ pub(crate) async fn delete(
     DomainId(id): DomainId,
     request_id: RequestId,
 ) -> Result<StatusCode, ApiError> {
-    let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = app.pool.begin().await?;
     let domain = domains::lock(&mut tx, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     let cancelled = deletion::delete(&mut tx, &domain, &request_id).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     deletion::count(cancelled);
     tracing::info!(domain.id = %domain.public_id, domain.name = %domain.name, "domain deleted");
     Ok(StatusCode::NO_CONTENT)
@@ -168,7 +168,7 @@ pub(crate) async fn delete(
 ))]
 pub(crate) async fn verify(State(app): State<Arc<App>>, DomainId(id): DomainId) -> Result<Json<DomainView>, ApiError> {
     let domain = verification::run(&app, &id).await?;
-    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = app.pool.acquire().await?;
     Ok(Json(view::one(&mut conn, domain, app.challenge_zone.as_ref()).await?))
 }
 
@@ -224,7 +224,7 @@ pub(crate) async fn check(
     State(app): State<Arc<App>>,
     DomainId(id): DomainId,
 ) -> Result<(StatusCode, Json<CheckPromised>), ApiError> {
-    let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = app.pool.begin().await?;
     let domain = domains::find(&mut tx, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     let nothing_pending = || ApiError::BadRequest("no certificate is pending for this domain".to_owned());
     if domain.status != DomainStatus::CertificatePending {
@@ -232,7 +232,7 @@ pub(crate) async fn check(
     }
     let order_id = orders::lock_open_of_domain(&mut tx, domain.id).await?.ok_or_else(nothing_pending)?;
     let next_check_at = jobs::wake_for_check(&mut tx, order_id).await?.ok_or_else(nothing_pending)?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     Ok((StatusCode::ACCEPTED, Json(CheckPromised::at(next_check_at))))
 }
 
@@ -250,7 +250,7 @@ pub(crate) async fn diagnosis(
     DomainId(id): DomainId,
 ) -> Result<Json<Diagnosis>, ApiError> {
     let domain = {
-        let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
+        let mut conn = app.pool.acquire().await?;
         domains::find(&mut conn, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?
     };
     Ok(Json(app.practice.diagnose(&app.pool, accounts::DEFAULT, &domain).await?))
@@ -268,7 +268,7 @@ pub(crate) async fn certificate(
     State(app): State<Arc<App>>,
     DomainId(id): DomainId,
 ) -> Result<Json<CertificateView>, ApiError> {
-    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = app.pool.acquire().await?;
     let domain = domains::find(&mut conn, &id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     let no_certificate = ApiError::NotFound("the domain has no active certificate");
     if domain.status != DomainStatus::Active {

@@ -10,7 +10,7 @@ use countersign_shared::model::problem::ProblemCode;
 use countersign_shared::store::domains::Domain;
 use countersign_shared::store::jobs::{self, Lane};
 use countersign_shared::store::orders::{self, NewOrder, of_domains};
-use countersign_shared::store::{PgConnection, StoreError, certificates, domains, presenter_configs};
+use countersign_shared::store::{PgConnection, certificates, domains, presenter_configs};
 use countersign_shared::telemetry::labels::PlaceOutcome;
 use countersign_shared::telemetry::metrics;
 use tokio::sync::broadcast;
@@ -77,7 +77,7 @@ async fn accept(
     request_id: &RequestId,
     issuance: Issuance,
 ) -> Result<(i64, PublicId), ApiError> {
-    let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = app.pool.begin().await?;
     let domain = domains::lock(&mut tx, id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     let retry_of = match issuance {
         Issuance::First => check_verified(&domain).map(|()| None)?,
@@ -110,7 +110,7 @@ async fn accept(
     };
     let order = orders::insert(&mut tx, &new).await?;
     jobs::enqueue(&mut tx, order, Lane::Waiting, &request_id.cause()).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     metrics::orders_cancelled(ProblemCode::NotPlacedInTime, abandoned.iter().len());
     tracing::info!(domain.id = %domain.public_id, order.id = %order_public_id, domain.name = %domain.name, "order accepted");
     Ok((order, order_public_id))
@@ -145,7 +145,7 @@ async fn order_to_retry(conn: &mut PgConnection, domain: &Domain) -> Result<i64,
 }
 
 async fn load(app: &App, order_id: i64) -> Result<Option<Order>, ApiError> {
-    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = app.pool.acquire().await?;
     Ok(orders::load(&mut conn, order_id).await?)
 }
 
@@ -173,7 +173,7 @@ async fn end_wait(
     order_id: i64,
     request_id: &RequestId,
 ) -> Result<(PlaceOutcome, Result<IssuanceStarted, ApiError>), ApiError> {
-    let mut tx = app.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = app.pool.begin().await?;
     orders::lock(&mut tx, order_id).await?;
     let order = orders::load(&mut tx, order_id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)?;
     if order.state != OrderState::Accepted {
@@ -189,7 +189,7 @@ async fn end_wait(
         _ => "no worker took it".to_owned(),
     };
     cancel(&mut tx, order_id, ProblemCode::NotPlacedInTime, Some(&reason), request_id).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     metrics::orders_cancelled(ProblemCode::NotPlacedInTime, 1);
     tracing::warn!(order.id = %order.public_id, domain.name = %order.domain_name, reason, "order not placed in time: cancelled");
     Ok((PlaceOutcome::TimedOut, Err(ApiError::Internal(format!("the order could not be placed: {reason}")))))

@@ -3,7 +3,6 @@
 use countersign_shared::model::challenge::{LookupResult, Observation, challenge_domain};
 use countersign_shared::model::domain::DomainStatus;
 use countersign_shared::model::ids::PublicId;
-use countersign_shared::store::StoreError;
 use countersign_shared::store::domains::{self, Domain};
 use time::OffsetDateTime;
 
@@ -34,7 +33,7 @@ pub(super) async fn run(app: &App, id: &PublicId) -> Result<Domain, ApiError> {
     }
     let target = app.challenge_zone.as_ref().map(|zone| zone.target(&domain.delegation_label));
     let is_delegated = target.map(|target| answer.aliases.contains(&target));
-    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = app.pool.acquire().await?;
     if let Some(verified) = domains::mark_verified(&mut conn, domain.id, is_delegated).await? {
         tracing::info!(domain.id = %verified.public_id, domain.name = %verified.name, "domain verified");
         return Ok(verified);
@@ -46,7 +45,7 @@ pub(super) async fn run(app: &App, id: &PublicId) -> Result<Domain, ApiError> {
 }
 
 async fn find(app: &App, id: &PublicId) -> Result<Domain, ApiError> {
-    let mut conn = app.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = app.pool.acquire().await?;
     domains::find(&mut conn, id).await?.ok_or(ApiError::UNKNOWN_DOMAIN)
 }
 

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use countersign_shared::model::scope::Scope;
 use countersign_shared::store::api_tokens::{self, Caller};
 use countersign_shared::store::audit::{self, NewEntry};
-use countersign_shared::store::{PgConnection, PgPool, StoreError};
+use countersign_shared::store::{PgConnection, Pool, StoreError};
 use sha2::{Digest as _, Sha256};
 
 use super::error::Error;
@@ -71,11 +71,11 @@ pub(super) async fn require_token(State(v2): State<Arc<V2>>, mut request: Reques
     quota.on(next.run(request).await)
 }
 
-async fn caller(pool: &PgPool, digest: Option<[u8; 32]>) -> Result<Option<Caller>, Error> {
+async fn caller(pool: &Pool, digest: Option<[u8; 32]>) -> Result<Option<Caller>, Error> {
     let Some(digest) = digest else {
         return Ok(None);
     };
-    let mut conn = pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = pool.acquire().await?;
     // Looked up by its digest: how long that takes tells nothing about the token.
     Ok(api_tokens::caller(&mut conn, &digest).await?)
 }

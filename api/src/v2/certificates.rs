@@ -16,7 +16,7 @@ use countersign_shared::store::certificates::ordered::{self, OrderedCertificate}
 use countersign_shared::store::domains::Domain;
 use countersign_shared::store::jobs::{self, Lane};
 use countersign_shared::store::orders::{self, NewOrder};
-use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, PoolConnection, StoreError, domains, presenter_configs};
+use countersign_shared::store::{PgConnection, PoolConnection, domains, presenter_configs};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -76,7 +76,7 @@ pub(crate) async fn list(
     let Query(query) = query.map_err(|_| Error::BadRequest("Invalid query".to_owned()))?;
     let sort = sort(query.sort.as_deref())?;
     let page = PageRequest::parse(query.page.as_deref(), query.per_page.as_deref());
-    let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    let mut now = v2.pool.begin_snapshot().await?;
     let domain = find_domain(&mut now, account, &domain).await?;
     let (certificates, total) = ordered::page(&mut now, domain.id, &sort, page.limit(), page.offset()).await?;
     let data = certificates.into_iter().map(|certificate| certificate.entry(account)).collect();
@@ -168,7 +168,7 @@ pub(crate) async fn order(
 ) -> Result<(StatusCode, Json<Data<OrderEntry>>), Error> {
     let account = caller.account(&account)?;
     caller.may(Scope::CertificatesWrite)?;
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     let named_domain = find_domain(&mut tx, account, &named).await?;
     let domain = domains::lock_live(&mut tx, named_domain.id).await?.ok_or_else(|| Error::no_domain(&named))?;
     let input = Ordered::parse(&input::fields(&body)?, &domain.name)?;
@@ -179,7 +179,7 @@ pub(crate) async fn order(
     let answer = Data { data: OrderEntry::from(&certificate) };
     caller.audit(&mut tx, "certificate.order", &subject(&certificate), &request_id).await?;
     idempotency.keep(&mut tx, StatusCode::CREATED, &answer).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     tracing::info!(account.id = account, certificate.id = certificate.id, domain.name = %domain.name, "certificate ordered");
     Ok((StatusCode::CREATED, Json(answer)))
 }
@@ -200,7 +200,7 @@ pub(crate) async fn issue(
 ) -> Result<(StatusCode, Json<Data<CertificateEntry>>), Error> {
     let account_id = caller.account(&account)?;
     caller.may(Scope::CertificatesWrite)?;
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     let domain = find_domain(&mut tx, account_id, &named).await?;
     let domain = domains::lock_live(&mut tx, domain.id).await?.ok_or_else(|| Error::no_domain(&named))?;
     let found = find_in(&mut tx, domain.id, &certificate).await?;
@@ -217,7 +217,7 @@ pub(crate) async fn issue(
     caller.audit(&mut tx, "certificate.issue", &subject(&started), &request_id).await?;
     let answer = Data { data: started.entry(account_id) };
     idempotency.keep(&mut tx, StatusCode::ACCEPTED, &answer).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     tracing::info!(account.id = account_id, certificate.id = started_id, order.id = %order_id, domain.name = %domain.name, "order accepted");
     Ok((StatusCode::ACCEPTED, Json(answer)))
 }
@@ -355,7 +355,7 @@ async fn find(
 ) -> Result<(PoolConnection, i64, OrderedCertificate), Error> {
     let account = caller.account(account)?;
     caller.may(scope)?;
-    let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = v2.pool.acquire().await?;
     let domain = find_domain(&mut conn, account, domain).await?;
     let certificate = find_in(&mut conn, domain.id, certificate).await?;
     Ok((conn, account, certificate))

@@ -14,7 +14,7 @@ use countersign_shared::model::scope::Scope;
 use countersign_shared::store::domains::of_account::{self, AccountDomain};
 use countersign_shared::store::domains::{self, NewDomain};
 use countersign_shared::store::events::{self, EventName};
-use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError, delegations};
+use countersign_shared::store::{PgConnection, delegations};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -72,7 +72,7 @@ pub(crate) async fn list(
     // No name has a NUL, and the database has no text with one.
     let name_like = query.name_like.map(|part| part.replace('\0', "\u{fffd}")).filter(|part| !part.is_empty());
     let name_like = name_like.as_deref();
-    let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    let mut now = v2.pool.begin_snapshot().await?;
     let (domains, total) = of_account::page(&mut now, account, name_like, &sort, page.limit(), page.offset()).await?;
     Ok(Json(Paged {
         data: domains.into_iter().map(|domain| domain.entry(v2.challenge_zone.as_ref())).collect(),
@@ -109,7 +109,7 @@ pub(crate) async fn create(
         supplied_name: supplied,
         verification_token: &token,
     };
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     let domain = match domains::insert(&mut tx, &new).await {
         Err(error) if error.is_conflict_on(domains::NAME_KEY) => {
             return Err(Error::invalid("name", "has already been taken"));
@@ -131,7 +131,7 @@ pub(crate) async fn create(
     let answer = Data { data: data.entry(v2.challenge_zone.as_ref()) };
     caller.audit(&mut tx, "domain.create", &format!("domain {} {name}", domain.id), &request_id).await?;
     idempotency.keep(&mut tx, StatusCode::CREATED, &answer).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     tracing::info!(domain.id = %domain.public_id, domain.name = %name, account.id = account, "domain registered");
     Ok((StatusCode::CREATED, Json(answer)))
 }
@@ -146,7 +146,7 @@ pub(crate) async fn show(
 ) -> Result<Json<Data<DomainEntry>>, Error> {
     let account = caller.account(&account)?;
     caller.may(Scope::Domains)?;
-    let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = v2.pool.acquire().await?;
     let domain = find(&mut conn, account, &domain).await?;
     Ok(Json(Data { data: domain.entry(v2.challenge_zone.as_ref()) }))
 }
@@ -165,7 +165,7 @@ pub(crate) async fn diagnosis(
     let account = caller.account(&account)?;
     caller.may(Scope::Domains)?;
     let live = {
-        let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
+        let mut conn = v2.pool.acquire().await?;
         let found = find(&mut conn, account, &domain).await?;
         domains::find_live(&mut conn, found.id).await?.ok_or_else(|| Error::no_domain(&domain))?
     };
@@ -187,12 +187,12 @@ pub(crate) async fn delete(
 ) -> Result<StatusCode, Error> {
     let account = caller.account(&account)?;
     caller.may(Scope::Domains)?;
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     let named = find(&mut tx, account, &domain).await?;
     let locked = domains::lock_live(&mut tx, named.id).await?.ok_or_else(|| Error::no_domain(&domain))?;
     let cancelled = deletion::delete(&mut tx, &locked, &request_id).await?;
     caller.audit(&mut tx, "domain.delete", &format!("domain {} {}", locked.id, locked.name), &request_id).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     deletion::count(cancelled);
     tracing::info!(domain.id = %locked.public_id, domain.name = %locked.name, account.id = account, "domain deleted");
     Ok(StatusCode::NO_CONTENT)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use countersign_shared::store::{StoreError, accounts};
+use countersign_shared::store::accounts;
 
 use super::V2;
 use super::auth::Authorized;
@@ -31,7 +31,7 @@ pub(crate) async fn accounts(
 }
 
 async fn account(v2: &V2, caller: &Authorized) -> Result<AccountView, Error> {
-    let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = v2.pool.acquire().await?;
     let account = accounts::find(&mut conn, caller.account_id()).await?;
     account.map(Into::into).ok_or(Error::Unauthorized)
 }

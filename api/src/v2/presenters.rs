@@ -12,7 +12,7 @@ use countersign_shared::model::presenter::PresenterSettings;
 use countersign_shared::model::scope::Scope as TokenScope;
 use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::presenter_configs::{self, Scope};
-use countersign_shared::store::{BEGIN_SNAPSHOT, PgConnection, StoreError, presenter_proposals};
+use countersign_shared::store::{PgConnection, presenter_proposals};
 
 use super::V2;
 use super::auth::Authorized;
@@ -38,7 +38,7 @@ pub(crate) async fn show_of_account(
 ) -> Result<Json<Data<PresenterView>>, Error> {
     let account_id = caller.account(&account)?;
     caller.may(TokenScope::Domains)?;
-    let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    let mut now = v2.pool.begin_snapshot().await?;
     Ok(Json(Data { data: view(&mut now, Scope { account_id, domain_id: None }).await? }))
 }
 
@@ -54,7 +54,7 @@ pub(crate) async fn show_of_domain(
 ) -> Result<Json<Data<PresenterView>>, Error> {
     let account_id = caller.account(&account)?;
     caller.may(TokenScope::Domains)?;
-    let mut now = v2.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(StoreError::from)?;
+    let mut now = v2.pool.begin_snapshot().await?;
     let domain = domains::find(&mut now, account_id, &domain).await?;
     Ok(Json(Data { data: view(&mut now, Scope { account_id, domain_id: Some(domain.id) }).await? }))
 }
@@ -78,7 +78,7 @@ pub(crate) async fn propose_for_account(
     caller.may(TokenScope::Domains)?;
     let wanted = Wanted::parse(&fields(&body)?, v2.allow_private_webhooks).await?;
     let scope = Scope { account_id, domain_id: None };
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     let trial_domain = match (&wanted.settings, &wanted.trial_domain) {
         (PresenterSettings::Manual {}, _) => None,
         (_, None) => return Err(Error::invalid("trial_domain", "can't be blank")),
@@ -91,7 +91,7 @@ pub(crate) async fn propose_for_account(
     let status = propose(&mut tx, &v2.ring, scope, trial_domain, &wanted, &request_id).await?;
     audit(&caller, &mut tx, "presenter.propose", scope, wanted.settings.presenter().as_str(), &request_id).await?;
     let data = view(&mut tx, scope).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     Ok((status, Json(Data { data })))
 }
 
@@ -113,7 +113,7 @@ pub(crate) async fn propose_for_domain(
     // Whose it is comes before what is wrong with it. No connection is held while a name is resolved.
     let named = domain;
     let domain = {
-        let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
+        let mut conn = v2.pool.acquire().await?;
         domains::find(&mut conn, account_id, &named).await?
     };
     let wanted = Wanted::parse(&fields(&body)?, v2.allow_private_webhooks).await?;
@@ -121,11 +121,11 @@ pub(crate) async fn propose_for_domain(
         return Err(Error::invalid("trial_domain", "is not needed: a domain is tried with its own name"));
     }
     let scope = Scope { account_id, domain_id: Some(domain.id) };
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     let status = propose(&mut tx, &v2.ring, scope, Some(domain.id), &wanted, &request_id).await?;
     audit(&caller, &mut tx, "presenter.propose", scope, wanted.settings.presenter().as_str(), &request_id).await?;
     let data = view(&mut tx, scope).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     Ok((status, Json(Data { data })))
 }
 
@@ -142,9 +142,9 @@ pub(crate) async fn delete_of_account(
 ) -> Result<StatusCode, Error> {
     let account_id = caller.account(&account)?;
     caller.may(TokenScope::Domains)?;
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     remove(&caller, &mut tx, Scope { account_id, domain_id: None }, &request_id).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -161,10 +161,10 @@ pub(crate) async fn delete_of_domain(
 ) -> Result<StatusCode, Error> {
     let account_id = caller.account(&account)?;
     caller.may(TokenScope::Domains)?;
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     let domain = domains::find(&mut tx, account_id, &domain).await?;
     remove(&caller, &mut tx, Scope { account_id, domain_id: Some(domain.id) }, &request_id).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
-use countersign_shared::store::{PgPool, StoreError, in_time, request_counts};
+use countersign_shared::store::{Pool, StoreError, in_time, request_counts};
 use countersign_shared::telemetry::chain;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -79,7 +79,7 @@ impl Rates {
     }
 
     /// Tells the other processes, and hears of them, until `stop`.
-    pub(crate) async fn share(&self, pool: &PgPool, stop: CancellationToken) {
+    pub(crate) async fn share(&self, pool: &Pool, stop: CancellationToken) {
         let mut is_reported = false;
         while stop.run_until_cancelled(tokio::time::sleep(TELL_EVERY)).await.is_some() {
             match self.share_once(pool).await {
@@ -92,7 +92,7 @@ impl Rates {
         }
     }
 
-    async fn share_once(&self, pool: &PgPool) -> Result<(), StoreError> {
+    async fn share_once(&self, pool: &Pool) -> Result<(), StoreError> {
         let (hour, untold): (i64, HashMap<i64, u64>) = {
             let counts = self.counts();
             let untold = counts.accounts.iter().filter(|(_, count)| count.untold > 0);

@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use countersign_shared::model::ids::PublicId;
 use countersign_shared::model::order::OrderOrigin;
 use countersign_shared::model::scope::Scope;
+use countersign_shared::store::domains;
 use countersign_shared::store::renewals::{self, NewRenewal, Renewable};
-use countersign_shared::store::{StoreError, domains};
 use utoipa::ToSchema;
 
 use super::V2;
@@ -54,7 +54,7 @@ pub(crate) async fn order(
 ) -> Result<(StatusCode, Json<Data<RenewalEntry>>), Error> {
     let account = caller.account(&account)?;
     caller.may(Scope::CertificatesWrite)?;
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     let domain = find_domain(&mut tx, account, &named).await?;
     // Two orders at once come one after the other.
     let domain = domains::lock_live(&mut tx, domain.id).await?.ok_or_else(|| Error::no_domain(&named))?;
@@ -87,7 +87,7 @@ pub(crate) async fn order(
     caller.audit(&mut tx, "renewal.order", &about, &request_id).await?;
     let answer = Data { data: RenewalEntry::from(renewal) };
     idempotency.keep(&mut tx, StatusCode::CREATED, &answer).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     tracing::info!(account.id = account, certificate.id = old.id, renewal.id = renewal_id, domain.name = %domain.name, "renewal ordered");
     Ok((StatusCode::CREATED, Json(answer)))
 }
@@ -108,7 +108,7 @@ pub(crate) async fn issue(
 ) -> Result<(StatusCode, Json<Data<CertificateEntry>>), Error> {
     let account = caller.account(&account)?;
     caller.may(Scope::CertificatesWrite)?;
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     let domain = find_domain(&mut tx, account, &named).await?;
     let domain = domains::lock_live(&mut tx, domain.id).await?.ok_or_else(|| Error::no_domain(&named))?;
     let old = find_in(&mut tx, domain.id, &certificate).await?;
@@ -127,7 +127,7 @@ pub(crate) async fn issue(
     caller.audit(&mut tx, "renewal.issue", &about, &request_id).await?;
     let answer = Data { data: successor.entry(account) };
     idempotency.keep(&mut tx, StatusCode::ACCEPTED, &answer).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     tracing::info!(account.id = account, certificate.id = successor_id, renewal.id = found.id, order.id = %order_id, domain.name = %domain.name, "order accepted");
     Ok((StatusCode::ACCEPTED, Json(answer)))
 }

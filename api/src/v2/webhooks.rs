@@ -12,7 +12,7 @@ use countersign_shared::model::scope::Scope;
 use countersign_shared::model::secret::Secret;
 use countersign_shared::model::webhook::{signing_key, target};
 use countersign_shared::store::events::{self, EventName};
-use countersign_shared::store::{StoreError, accounts, webhooks};
+use countersign_shared::store::{accounts, webhooks};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::{Host, Url};
@@ -69,7 +69,7 @@ pub(crate) async fn list(
     caller.may(Scope::Webhooks)?;
     let Query(query) = query.map_err(|_| Error::BadRequest("Invalid query".to_owned()))?;
     let sort = sort(Some(query.sort.filter(|sort| !sort.is_empty()).as_deref().unwrap_or("id:asc")))?;
-    let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = v2.pool.acquire().await?;
     let webhooks = webhooks::list(&mut conn, account, &sort).await?;
     Ok(Json(Data { data: webhooks.into_iter().map(Into::into).collect() }))
 }
@@ -96,7 +96,7 @@ pub(crate) async fn create(
     if !v2.allow_private_webhooks && leads_inward(&input.target).await {
         return Err(Error::invalid("url", "must lead to a public address"));
     }
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     // Two calls at once must not both be the last one.
     accounts::lock(&mut tx, account).await?;
     if webhooks::count(&mut tx, account).await? >= MOST {
@@ -108,7 +108,7 @@ pub(crate) async fn create(
     caller.audit(&mut tx, "webhook.create", &format!("webhook {webhook_id}"), &request_id).await?;
     let answer = Data { data: WebhookEntry::from(webhook) };
     idempotency.keep(&mut tx, StatusCode::CREATED, &answer).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     tracing::info!(account.id = account, webhook.id = webhook_id, "webhook created");
     Ok((StatusCode::CREATED, Json(answer)))
 }
@@ -125,7 +125,7 @@ pub(crate) async fn show(
     let account = caller.account(&account)?;
     caller.may(Scope::Webhooks)?;
     let id = input::id(&named).ok_or_else(|| Error::no_webhook(&named))?;
-    let mut conn = v2.pool.acquire().await.map_err(StoreError::from)?;
+    let mut conn = v2.pool.acquire().await?;
     let webhook = webhooks::find(&mut conn, account, id).await?.ok_or_else(|| Error::no_webhook(&named))?;
     Ok(Json(Data { data: webhook.into() }))
 }
@@ -144,12 +144,12 @@ pub(crate) async fn delete(
     let account = caller.account(&account)?;
     caller.may(Scope::Webhooks)?;
     let id = input::id(&named).ok_or_else(|| Error::no_webhook(&named))?;
-    let mut tx = v2.pool.begin().await.map_err(StoreError::from)?;
+    let mut tx = v2.pool.begin().await?;
     let deleted = webhooks::mark_deleted(&mut tx, account, id).await?;
     let webhook = deleted.ok_or_else(|| Error::no_webhook(&named))?;
     events::webhook(&mut tx, EventName::WebhookDelete, account, &webhook).await?;
     caller.audit(&mut tx, "webhook.delete", &format!("webhook {id}"), &request_id).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     tracing::info!(account.id = account, webhook.id = webhook.id, "webhook deleted");
     Ok(StatusCode::NO_CONTENT)
 }

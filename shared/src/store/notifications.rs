@@ -4,9 +4,11 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use sqlx::Executor as _;
-use sqlx::postgres::{PgListener, PgPool};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
+
+use super::SESSION;
 
 /// A lane-0 job was enqueued or woken.
 pub const JOBS: &str = "countersign_jobs";
@@ -18,45 +20,62 @@ pub const CHALLENGES: &str = "countersign_challenges";
 const PROVE_AFTER: Duration = Duration::from_secs(30);
 const PROVE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Forwards the payloads of `channel` until `stop`; comes back after every loss of the connection.
-pub async fn forward(pool: PgPool, channel: &'static str, to: broadcast::Sender<String>, stop: CancellationToken) {
-    let listening = async {
-        let mut reported = false;
-        loop {
-            let Err(error) = listen(&pool, channel, &to, &mut reported).await;
-            if !std::mem::replace(&mut reported, true) {
-                tracing::warn!(channel, %error, "not listening for notifications; waiters poll instead");
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    };
-    stop.run_until_cancelled(listening).await;
+/// Listens with a connection of its own.
+pub struct Listener {
+    pub options: PgConnectOptions,
+    /// Bounds each try to connect.
+    pub connect_within: Duration,
 }
 
-/// `reported`: whether the loss of the connection was logged; forgotten once it is back.
-async fn listen(
-    pool: &PgPool,
-    channel: &str,
-    to: &broadcast::Sender<String>,
-    reported: &mut bool,
-) -> Result<Infallible, sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(channel).await?;
-    *reported = false;
-    loop {
-        match tokio::time::timeout(PROVE_AFTER, listener.try_recv()).await {
-            // Nobody waiting is fine: a send without receivers is an error to ignore.
-            Ok(notification) => match notification? {
-                Some(notification) => drop(to.send(notification.payload().to_owned())),
-                // The connection was lost and is back: something may have been missed, so wake everybody once.
-                None => drop(to.send(String::new())),
-            },
-            // Silence may mean that the other end has gone: a statement tells. It connects again where it must, and says
-            // nothing of it, so everybody is woken in any case.
-            Err(_) => {
-                let proved = tokio::time::timeout(PROVE_WITHIN, listener.execute("SELECT 1")).await;
-                proved.map_err(|_| sqlx::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
-                drop(to.send(String::new()));
+impl Listener {
+    /// Forwards the payloads of `channel` until `stop`; comes back after every loss of the connection.
+    pub async fn forward(self, channel: &'static str, to: broadcast::Sender<String>, stop: CancellationToken) {
+        let listening = async {
+            let mut reported = false;
+            loop {
+                let Err(error) = self.listen(channel, &to, &mut reported).await;
+                if !std::mem::replace(&mut reported, true) {
+                    tracing::warn!(channel, %error, "not listening for notifications; waiters poll instead");
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        stop.run_until_cancelled(listening).await;
+    }
+
+    /// `reported`: whether the loss of the connection was logged; forgotten once it is back.
+    async fn listen(
+        &self,
+        channel: &str,
+        to: &broadcast::Sender<String>,
+        reported: &mut bool,
+    ) -> Result<Infallible, sqlx::Error> {
+        // A new one for each try: the place of a connection that leads nowhere is taken for as long as nobody knows.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.connect_within)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
+            .connect_lazy_with(self.options.clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.listen(channel).await?;
+        *reported = false;
+        loop {
+            match tokio::time::timeout(PROVE_AFTER, listener.try_recv()).await {
+                // Nobody waiting is fine: a send without receivers is an error to ignore.
+                Ok(notification) => match notification? {
+                    Some(notification) => drop(to.send(notification.payload().to_owned())),
+                    // The connection was lost and is back: something may have been missed, so wake everybody once.
+                    None => drop(to.send(String::new())),
+                },
+                // Silence may mean that the other end has gone: a statement tells. It connects again where it must, and says
+                // nothing of it, so everybody is woken in any case.
+                Err(_) => {
+                    let proved = tokio::time::timeout(PROVE_WITHIN, listener.execute("SELECT 1")).await;
+                    proved.map_err(|_| sqlx::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
+                    drop(to.send(String::new()));
+                }
             }
         }
     }

@@ -18,7 +18,7 @@ use super::labels::{
 use super::spans;
 use crate::model::order::{Order, OrderEvent};
 use crate::model::problem::ProblemCode;
-use crate::store::PgPool;
+use crate::store::Pool;
 use crate::store::gauges::{EXPIRING_WITHIN_DAYS, Expiring, Gauges};
 use crate::store::jobs::{JobKind, Lane};
 
@@ -266,14 +266,14 @@ pub fn http_request(method: &str, route: &str, status: u16, took: Duration) {
 }
 
 /// From here on the connections of this pool are shown.
-pub fn observe_pool(pool: &PgPool) {
+pub fn observe_pool(pool: &Pool) {
     let meter = global::meter(SCOPE);
     let name = || KeyValue::new("db.client.connection.pool.name", "postgres");
     let counted = pool.clone();
     meter
         .i64_observable_up_down_counter("db.client.connection.count")
         .with_unit("{connection}")
-        .with_description("Connections to Postgres, by whether somebody uses them")
+        .with_description("Connections to Postgres but the one that listens, by whether somebody uses them")
         .with_callback(move |observer| {
             let size = i64::from(counted.size());
             // The two are not read at once.
@@ -284,11 +284,11 @@ pub fn observe_pool(pool: &PgPool) {
             }
         })
         .build();
-    let most = i64::from(pool.options().get_max_connections());
+    let most = i64::from(pool.max_connections());
     meter
         .i64_observable_up_down_counter("db.client.connection.max")
         .with_unit("{connection}")
-        .with_description("Connections to Postgres that may be open")
+        .with_description("Connections to Postgres that may be open besides the one that listens")
         .with_callback(move |observer| observer.observe(most, &[name()]))
         .build();
 }

@@ -7,7 +7,8 @@ use countersign_tests::api_client::Answer;
 use countersign_tests::dns_front::DnsFault;
 use countersign_tests::postgres_front::AtCommit;
 use countersign_tests::stack::Stack;
-use sqlx::{Connection as _, Postgres, Row as _, Transaction};
+use countersign_shared::store::Pool;
+use sqlx::{Connection as _, PgConnection, Postgres, Row as _, Transaction};
 
 use super::{ACQUIRE_TIMEOUT, all_resume_unharmed, answered_within, is_503};
 use crate::facts::{SOON, all, events, has_one_certificate_each, is_cleaned_up, names, pending_domains};
@@ -58,34 +59,90 @@ async fn backends_terminated_again_and_again_cost_no_order_and_no_attempt() {
     all_resume_unharmed(&stack, &domains, 2 * SOON).await;
 }
 
-/// sqlx does not know of a transaction whose BEGIN was given up on: what the next one writes there would never be committed.
+/// What the next one writes there would never be committed.
 #[tokio::test]
 async fn a_begin_that_was_given_up_leaves_no_transaction_to_the_next_caller() {
     let options = crate::databases::empty().await.parse().unwrap();
-    let pool = countersign_shared::store::pool(options, 1, ACQUIRE_TIMEOUT);
+    let pool = Pool::new(options, 1, ACQUIRE_TIMEOUT);
     let mut given_up = 0;
     // Some are answered at once.
     for _ in 0..1000 {
         if given_up == 10 {
             break;
         }
-        let mut conn = pool.acquire().await.unwrap();
+        drop(pool.acquire().await.unwrap());
+        while pool.num_idle() == 0 {
+            tokio::task::yield_now().await;
+        }
         {
             // The BEGIN is sent, and its answer is not there yet.
-            let mut begin = std::pin::pin!(conn.begin());
+            let mut begin = std::pin::pin!(pool.begin());
             let polled_once = std::future::poll_fn(|context| Poll::Ready(begin.as_mut().poll(context).is_pending()));
             given_up += usize::from(polled_once.await);
         }
-        drop(conn);
-        let now = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(&pool).await.unwrap();
-        assert!(now.get::<bool, _>(0), "the connection is inside of a transaction");
+        assert!(is_outside(&mut pool.acquire().await.unwrap()).await, "the connection is inside of a transaction");
     }
     assert!(given_up > 0, "no BEGIN was given up");
-    let backend = async || {
-        let pid = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()");
-        pid.fetch_one(&pool).await.unwrap()
-    };
-    assert_eq!(backend().await, backend().await, "a connection in no transaction was closed");
+}
+
+async fn is_outside(conn: &mut PgConnection) -> bool {
+    let now = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(conn).await.unwrap();
+    now.get(0)
+}
+
+async fn backend(conn: &mut PgConnection) -> i32 {
+    sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(conn).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_is_undone_and_its_connection_used_again() {
+    let options = crate::databases::empty().await.parse().unwrap();
+    let pool = Pool::new(options, 1, ACQUIRE_TIMEOUT);
+    let first = backend(&mut pool.acquire().await.unwrap()).await;
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::raw_sql("CREATE TABLE undone ()").execute(&mut *tx).await.unwrap();
+    drop(tx);
+    let mut failed = pool.begin().await.unwrap();
+    sqlx::raw_sql("SELECT * FROM undone").execute(&mut *failed).await.unwrap_err();
+    drop(failed);
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::raw_sql("CREATE TABLE kept ()").execute(&mut *tx).await.unwrap();
+    {
+        // Sent, and given up on.
+        let mut sleeps = std::pin::pin!(sqlx::raw_sql("SELECT pg_sleep(0.01)").execute(&mut *tx));
+        std::future::poll_fn(|context| Poll::Ready(assert!(sleeps.as_mut().poll(context).is_pending()))).await;
+    }
+    tx.commit().await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    assert!(is_outside(&mut conn).await);
+    sqlx::raw_sql("SELECT * FROM kept").execute(&mut *conn).await.unwrap();
+    assert_eq!(backend(&mut conn).await, first, "a connection that works was closed");
+}
+
+#[tokio::test]
+async fn of_connections_that_have_all_ended_none_is_given_out() {
+    let url = crate::databases::empty().await;
+    let pool = Pool::new(url.parse().unwrap(), 5, ACQUIRE_TIMEOUT);
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    for begins in [false, true] {
+        let mut open = Vec::new();
+        for _ in 0..5 {
+            open.push(pool.acquire().await.unwrap());
+        }
+        drop(open);
+        while pool.num_idle() < 5 {
+            tokio::task::yield_now().await;
+        }
+        let query = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        let ended: i64 = sqlx::query_scalar(query).fetch_one(&mut other).await.unwrap();
+        assert_eq!(ended, 5);
+        if begins {
+            pool.begin().await.unwrap().commit().await.unwrap();
+        } else {
+            assert!(is_outside(&mut pool.acquire().await.unwrap()).await);
+        }
+    }
 }
 
 /// Its database goes away between any two of its statements.

@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use countersign_shared::model::secret::Secret;
 use countersign_shared::sealed::KeyRing;
-use countersign_shared::store::PgPool;
+use countersign_shared::store::Pool;
 use countersign_shared::store::acme_accounts::{self, AcmeAccount, account_key};
 use countersign_shared::store::{StoreError, in_time};
 use instant_acme::{Account, ExternalAccountKey, Key, NewAccount};
@@ -141,7 +141,7 @@ pub(super) trait AccountRecord: Send + Sync {
 }
 
 pub(super) struct PostgresRecord {
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
     pub(super) ring: KeyRing,
     pub(super) directory: String,
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use countersign_shared::sealed::KeyRing;
-use countersign_shared::store::PgPool;
+use countersign_shared::store::Pool;
 use futures::future::try_join_all;
 use instant_acme::{AuthorizationState, ChallengeType, Identifier, OrderState};
 use serde::de::DeserializeOwned;
@@ -113,7 +113,7 @@ pub struct Dns01 {
 
 impl Acme {
     /// Touches neither network nor database: the account is looked up, or registered, by the first call.
-    pub fn new(settings: Settings, pool: PgPool, ring: KeyRing) -> Result<Acme, SetupError> {
+    pub fn new(settings: Settings, pool: Pool, ring: KeyRing) -> Result<Acme, SetupError> {
         let directory = settings.directory.to_string();
         Self::with_record(settings, Arc::new(PostgresRecord { pool, ring, directory }))
     }

@@ -28,7 +28,7 @@ async fn run() -> anyhow::Result<()> {
         KEPT_CONNECTIONS + 1
     );
     let pool = settings.database.pool()?;
-    let listening = settings.database.listening(&pool)?;
+    let listener = settings.database.listener()?;
     metrics::observe_pool(&pool);
     let ring = settings.keys.ring()?;
     let tools = Tools::new(&settings, pool.clone(), ring.clone())?;
@@ -53,7 +53,7 @@ async fn run() -> anyhow::Result<()> {
     tracing::info!(worker, directory = tools.acme.directory(), version = env!("CARGO_PKG_VERSION"), "ready");
     metrics::begin_worker_series();
     started.set();
-    runtime::run(&settings, pool, listening, tools, stop).await?;
+    runtime::run(&settings, pool, listener, tools, stop).await?;
     telemetry.finish().await;
     tracing::info!("stopped");
     Ok(())

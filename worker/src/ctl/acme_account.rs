@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use countersign_shared::config::{DatabaseAddress, KeyRingArgs};
 use countersign_shared::sealed::KeyRing;
 use countersign_shared::store::acme_accounts::{self, Registration, account_key};
-use countersign_shared::store::{self, Connection as _};
+use countersign_shared::store::{Connection as _, Pool};
 use countersign_shared::telemetry::chain;
 use serde::Serialize;
 use url::Url;
@@ -110,7 +110,7 @@ struct AccountLine {
 }
 
 fn acme(args: &AcmeArgs, database: &DatabaseAddress, ring: &KeyRing) -> anyhow::Result<Acme> {
-    let pool = store::pool(database.options()?, 2, Duration::from_secs(10));
+    let pool = Pool::new(database.options()?, 2, Duration::from_secs(10));
     Ok(Acme::new(args.settings()?, pool, ring.clone())?)
 }
 

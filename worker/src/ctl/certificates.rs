@@ -14,7 +14,7 @@ use countersign_shared::model::filter::{DEFAULT_LIMIT, MOST};
 use countersign_shared::store::audit;
 use countersign_shared::store::certificates::kept::{self, CertificateLine};
 use countersign_shared::store::certificates::ordered;
-use countersign_shared::store::{self, Connection as _, PgConnection, acme_accounts};
+use countersign_shared::store::{Connection as _, PgConnection, Pool, acme_accounts};
 
 use super::output::{Ended, at, at_or_none, or_none, print, print_json, print_more, print_table, wrong_usage};
 use super::{REQUEST_ID, connect, connect_with_keys};
@@ -247,7 +247,7 @@ impl Revoke {
             eprintln!("countersignctl: there is no account at {directory}: is ACME_DIRECTORY that of the workers?");
             return Ok(Ended::Refused);
         }
-        let pool = store::pool(self.database.options()?, 2, Duration::from_secs(10));
+        let pool = Pool::new(self.database.options()?, 2, Duration::from_secs(10));
         let acme = Acme::new(self.acme.settings()?, pool, ring)?;
         let (mut ended, mut results) = (Ended::Done, Vec::new());
         for id in &self.ids {

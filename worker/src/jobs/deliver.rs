@@ -9,7 +9,7 @@ use countersign_shared::model::schedule::backoff;
 use countersign_shared::model::webhook::{MOST_ATTEMPTS, pause_after};
 use countersign_shared::store::deliveries::{self, Attempt, Delivery, Recorded};
 use countersign_shared::store::jobs::{self, Outcome};
-use countersign_shared::store::{PgPool, StoreError, in_time};
+use countersign_shared::store::{Pool, StoreError, in_time};
 use countersign_shared::telemetry::labels::{DeliveryOutcome, JobOutcome};
 use countersign_shared::telemetry::{chain, metrics};
 use time::format_description::well_known::Rfc3339;
@@ -119,7 +119,7 @@ async fn attempt(tools: &Tools, lease: &Lease, delivery_id: i64) -> Ending {
 
 /// None when the lease is lost.
 async fn store_attempt(
-    pool: &PgPool,
+    pool: &Pool,
     lease: &Lease,
     delivery: &Delivery,
     attempt: &Attempt,
@@ -143,7 +143,7 @@ async fn store_attempt(
 }
 
 /// None when the lease is lost.
-async fn store_end(pool: &PgPool, lease: &Lease, delivery_id: i64, why: &str) -> Result<Option<Recorded>, StoreError> {
+async fn store_end(pool: &Pool, lease: &Lease, delivery_id: i64, why: &str) -> Result<Option<Recorded>, StoreError> {
     let mut tx = pool.begin().await?;
     deliveries::give_up(&mut tx, delivery_id, lease.job.attempts, why).await?;
     if !jobs::settle(&mut tx, lease.job.fence, &Outcome::Done).await? {

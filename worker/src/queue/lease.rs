@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use countersign_shared::model::order::Order;
 use countersign_shared::store::jobs::{self, ClaimedJob, Fence, Outcome, Renewal, Waiting};
-use countersign_shared::store::{PgPool, StoreError, in_time};
+use countersign_shared::store::{Pool, StoreError, in_time};
 use countersign_shared::telemetry::labels::JobOutcome;
 use countersign_shared::telemetry::{chain, metrics, spans};
 use time::OffsetDateTime;
@@ -25,7 +25,7 @@ const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// The leases of this process, by fence, each with the time it ends by the monotonic clock.
 pub struct Leases {
-    pool: PgPool,
+    pool: Pool,
     lease_for: Duration,
     waits: Waits,
     held: Mutex<HashMap<Fence, Held>>,
@@ -76,7 +76,7 @@ impl From<Option<OffsetDateTime>> for Hold {
 }
 
 impl Leases {
-    pub fn new(pool: PgPool, lease_for: Duration, waits: Waits) -> Arc<Self> {
+    pub fn new(pool: Pool, lease_for: Duration, waits: Waits) -> Arc<Self> {
         Arc::new(Self { pool, lease_for, waits, held: Mutex::default(), refused: AtomicU64::default() })
     }
 

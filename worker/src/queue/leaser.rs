@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use countersign_shared::model::order::Order;
 use countersign_shared::store::jobs::{self, ClaimedJob, JobKind, Lane, Outcome, Worker};
-use countersign_shared::store::{PgPool, PoolConnection, StoreError, acme_accounts, in_time, orders};
+use countersign_shared::store::{Pool, PoolConnection, StoreError, acme_accounts, in_time, orders};
 use countersign_shared::telemetry::{chain, metrics};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc};
@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const BREATH: Duration = Duration::from_millis(5);
 
 pub struct Leaser {
-    pub pool: PgPool,
+    pub pool: Pool,
     pub worker: Worker,
     pub leases: Arc<Leases>,
     pub slots: Arc<Slots>,
@@ -164,7 +164,7 @@ impl Rest {
 }
 
 /// Reads the orders of claimed jobs together, and passes the jobs on. Beside the next look, which need not wait for it.
-async fn hand_out(pool: PgPool, directory: Arc<str>, mut leases: Vec<Lease>, claimed: mpsc::UnboundedSender<Lease>) {
+async fn hand_out(pool: Pool, directory: Arc<str>, mut leases: Vec<Lease>, claimed: mpsc::UnboundedSender<Lease>) {
     let order_id = |lease: &Lease| match lease.job.kind {
         JobKind::PollChallenge { order_id } => Some(order_id),
         _ => None,

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use countersign_shared::store::jobs::{self, Fence, Waiting};
-use countersign_shared::store::{PgPool, StoreError, in_time};
+use countersign_shared::store::{Pool, StoreError, in_time};
 use countersign_shared::telemetry::chain;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ pub struct Waits(mpsc::UnboundedSender<HandedIn>);
 
 /// What writes them: one task of the process.
 pub struct WaitsWriter {
-    pool: PgPool,
+    pool: Pool,
     handed_in: mpsc::UnboundedReceiver<HandedIn>,
 }
 
@@ -38,7 +38,7 @@ struct HandedIn {
 }
 
 impl Waits {
-    pub fn new(pool: PgPool) -> (Self, WaitsWriter) {
+    pub fn new(pool: Pool) -> (Self, WaitsWriter) {
         let (hand_in, handed_in) = mpsc::unbounded_channel();
         (Self(hand_in), WaitsWriter { pool, handed_in })
     }

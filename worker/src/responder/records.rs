@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use countersign_shared::store::{Connection as _, PgPool, StoreError, delegations};
+use countersign_shared::store::{Pool, StoreError, delegations};
 use countersign_shared::telemetry::chain;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ const MOST_ENTRIES: usize = 100_000;
 const MOST_READS: usize = 1_000;
 
 pub(super) struct Records {
-    pool: PgPool,
+    pool: Pool,
     state: Mutex<State>,
     /// Questions about labels that nobody has heard of must not hold up the others: anybody can ask them.
     known: Lane,
@@ -120,9 +120,9 @@ impl State {
 
 impl Records {
     /// The database counts as away until [`Self::watch_database`] has reached it.
-    pub(super) fn new(pool: PgPool) -> Arc<Self> {
-        // Besides the listener, and whoever asks whether this process is ready.
-        let connections = (pool.options().get_max_connections() as usize).saturating_sub(2);
+    pub(super) fn new(pool: Pool) -> Arc<Self> {
+        // Besides whoever asks whether this process is ready.
+        let connections = (pool.max_connections() as usize).saturating_sub(1);
         let lane = |places: usize| Lane { places: Semaphore::new(places.max(1)), waiting: Semaphore::new(MOST_READS) };
         Arc::new(Self {
             known: lane(connections.div_ceil(2)),
@@ -281,11 +281,7 @@ impl Records {
         let watching = async {
             let mut away = self.away.subscribe();
             while away.wait_for(|is_away| *is_away).await.is_ok() {
-                let answers = in_time(async {
-                    let mut conn = self.pool.acquire().await?;
-                    conn.ping().await.map_err(StoreError::from)
-                });
-                if answers.await.is_ok() {
+                if in_time(async { self.pool.acquire().await.map(drop) }).await.is_ok() {
                     self.away.send_replace(false);
                     tracing::info!("the database answers");
                 } else {

@@ -1,0 +1,170 @@
+//! The pool of connections: each one that it gives out answers, and is in no transaction.
+//!
+//! sqlx's own pool asks a connection whether it lives, and then BEGIN is sent; here BEGIN is the question. It does not know of a transaction
+//! whose BEGIN was given up on; here such a connection is closed. And it waits without end for one that its caller gave up on, while it
+//! counts among the open ones; here that wait has a limit.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, Executor as _, Postgres};
+use tokio::runtime::Handle;
+
+use super::{SESSION, StoreError};
+
+/// For a connection that a caller gave back: until its transaction is undone, and it has shown that it still works.
+const RETURN_WITHIN: Duration = Duration::from_secs(2);
+
+/// Cheap to clone; the clones share their connections.
+#[derive(Clone)]
+pub struct Pool(PgPool);
+
+impl Pool {
+    /// Connects lazily: an unreachable server is the first caller's error, not the start's.
+    ///
+    /// `acquire_for` bounds the wait for a free connection, and for its first answer.
+    pub fn new(options: PgConnectOptions, max_connections: u32, acquire_for: Duration) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(acquire_for)
+            .test_before_acquire(false)
+            .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
+            .connect_lazy_with(options);
+        Self(pool)
+    }
+
+    /// A connection for statements that are each a transaction of their own.
+    pub async fn acquire(&self) -> Result<PoolConnection, StoreError> {
+        self.answering(None).await
+    }
+
+    /// A transaction, undone when it is dropped before its commit.
+    pub async fn begin(&self) -> Result<Transaction, StoreError> {
+        Ok(Transaction(self.answering(Some("BEGIN")).await?))
+    }
+
+    /// A transaction whose reads all see one moment.
+    pub async fn begin_snapshot(&self) -> Result<Transaction, StoreError> {
+        Ok(Transaction(self.answering(Some("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")).await?))
+    }
+
+    /// A connection that has answered `begin`, or else a ping. Those that do not are closed: after a fail-over that is what became of all
+    /// that were open.
+    async fn answering(&self, begin: Option<&'static str>) -> Result<PoolConnection, StoreError> {
+        let asked = async {
+            let mut refused = 0;
+            loop {
+                let mut conn = PoolConnection { conn: Some(self.0.acquire().await?), state: State::Unknown };
+                let (answered, state) = match begin {
+                    Some(begin) => (conn.execute(begin).await.map(drop), State::InTransaction),
+                    None => (conn.ping().await, State::Idle),
+                };
+                match answered {
+                    Ok(()) => {
+                        conn.state = state;
+                        return Ok(conn);
+                    }
+                    // As many may have been open. More are new ones.
+                    Err(error) if refused == self.max_connections() => return Err(error),
+                    Err(_) => refused += 1,
+                }
+            }
+        };
+        let answered = tokio::time::timeout(self.0.options().get_acquire_timeout(), asked).await;
+        Ok(answered.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+    }
+
+    pub fn connect_options(&self) -> Arc<PgConnectOptions> {
+        self.0.connect_options()
+    }
+
+    pub fn max_connections(&self) -> u32 {
+        self.0.options().get_max_connections()
+    }
+
+    /// Connections that are open.
+    pub fn size(&self) -> u32 {
+        self.0.size()
+    }
+
+    /// Open connections that nobody uses. Not read in the same moment as [`Self::size`].
+    pub fn num_idle(&self) -> usize {
+        self.0.num_idle()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    /// A question was put, and not answered.
+    Unknown,
+    InTransaction,
+    Idle,
+}
+
+/// A connection that goes back to its pool when it is dropped.
+pub struct PoolConnection {
+    /// None: it is on its way back.
+    conn: Option<sqlx::pool::PoolConnection<Postgres>>,
+    state: State,
+}
+
+impl Deref for PoolConnection {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.conn.as_ref().expect("only a drop takes it")
+    }
+}
+
+impl DerefMut for PoolConnection {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.conn.as_mut().expect("only a drop takes it")
+    }
+}
+
+impl Drop for PoolConnection {
+    fn drop(&mut self) {
+        let Some(mut conn) = self.conn.take() else { return };
+        let is_in_transaction = match (self.state, Handle::try_current()) {
+            (State::InTransaction, Ok(_)) => true,
+            (State::Idle, Ok(_)) => false,
+            // Closed at once. The server undoes what was begun.
+            (State::Unknown, _) | (_, Err(_)) => return drop(conn.detach()),
+        };
+        // Where the limit is met, what is given up on is closed.
+        tokio::spawn(tokio::time::timeout(RETURN_WITHIN, async move {
+            if is_in_transaction && conn.execute("ROLLBACK").await.is_err() {
+                return drop(conn.detach());
+            }
+            conn.return_to_pool().await;
+        }));
+    }
+}
+
+/// A transaction of its own connection.
+pub struct Transaction(PoolConnection);
+
+impl Transaction {
+    /// After an error, nobody knows whether it was committed, unless the server says so.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        self.0.execute("COMMIT").await?;
+        self.0.state = State::Idle;
+        Ok(())
+    }
+}
+
+impl Deref for Transaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
