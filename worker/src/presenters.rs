@@ -174,14 +174,13 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
-    use countersign_shared::store;
     use strum::IntoEnumIterator as _;
 
     use super::*;
 
     #[tokio::test]
     async fn nobody_publishes_exactly_where_a_worker_writes_nothing() {
-        let pool = store::pool("postgres://unreachable.invalid".parse().unwrap(), 1, Duration::from_secs(1));
+        let pool = Pool::new("postgres://unreachable.invalid".parse().unwrap(), 1, Duration::from_secs(1));
         let configured = Configured::new(false, None).unwrap();
         let presenters = Presenters::new(pool, KeyRing::default(), None, configured).unwrap();
         for presenter in Presenter::iter() {

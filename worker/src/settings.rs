@@ -141,7 +141,7 @@ pub struct AcmeArgs {
     pub acme_eab_hmac_key_file: Option<PathBuf>,
 
     /// Concurrent newOrder calls of this process: 1 to 64; Pebble deadlocks above 1
-    #[arg(long, env = "ACME_NEW_ORDER_LIMIT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, env = "ACME_NEW_ORDER_LIMIT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub acme_new_order_limit: u16,
 
     /// Time for one request to the CA, with its repetitions

@@ -112,6 +112,8 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
         .resolver(knot.address())
         .setting("ACME_DIRECTORY", ca.directory())
         .setting("ACME_CA_FILE", ca.root_file().display().to_string())
+        // As by default, which the stack does not have for the sake of Pebble.
+        .setting("ACME_NEW_ORDER_LIMIT", "4")
         .leftovers_allowed();
     let stack = builder.try_start().await?;
     pgbench::tell_ids_apart(&stack).await?;
@@ -124,7 +126,6 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
 
     let mut figures = Vec::new();
     let mut lines = Vec::new();
-    let mut issued = Vec::new();
     for call in CALLS {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         let script = bench.script(call).await?;
@@ -133,14 +134,10 @@ pub(crate) async fn run() -> Result<Vec<Section>> {
             ours.push((connections as f64, pair.rate.median()));
             theirs.push((connections as f64, pair.pgbench.median()));
             figures.extend(pair.figures(call, connections));
-            if call == Call::Issue {
-                issued.push((connections, pair.rate.median()));
-            }
         }
         lines.push((call.name().to_owned(), ours));
         lines.push((format!("{}, pgbench", call.name()), theirs));
     }
-    figures.extend(bench.with_more_new_orders(&issued).await?);
     Ok(vec![Section {
         name: "api".to_owned(),
         title: "The API: requests/s over connections".to_owned(),
@@ -226,23 +223,6 @@ impl Bench {
             hello: (!hello.is_empty()).then(|| Runs::new(hello)),
             cpu: cpu.filter(|(process, _)| call == Call::Issue || *process != "the worker").collect(),
         })
-    }
-
-    /// Issuing where the worker sends more newOrders at once than by default, beside what was measured with the default.
-    async fn with_more_new_orders(&mut self, issued: &[(usize, f64)]) -> Result<Vec<Figure>> {
-        self.stack.restart_with(WORKER, "ACME_NEW_ORDER_LIMIT", "16").await;
-        let mut figures = Vec::new();
-        for &(connections, by_default) in issued.iter().filter(|(connections, _)| *connections > 1) {
-            self.load(Call::Issue, connections, WARM_UP_SECONDS).await?;
-            let mut rates = Vec::new();
-            for _ in 0..RUNS {
-                self.tidy().await?;
-                rates.push(self.load(Call::Issue, connections, SECONDS).await?.0.rate());
-            }
-            let what = format!("{}, {connections} connections, ACME_NEW_ORDER_LIMIT=16", Call::Issue.name());
-            figures.push(Figure::of_runs(what, Unit::PerSecond, &Runs::new(rates)).beside("by default 1", by_default));
-        }
-        Ok(figures)
     }
 
     /// One run of wrk, and what it leaves is put away. With the CPU seconds of all requests, in the order of [`METERED`].

@@ -218,6 +218,8 @@ impl Plan {
                 .env("ACME_DIRECTORY", self.pebble.directory())
                 .env("ACME_EMAIL", "operator@example.com")
                 .env("ACME_CA_FILE", self.pebble.https_root_file().display().to_string())
+                // Pebble's store locks itself up under concurrent ones.
+                .env("ACME_NEW_ORDER_LIMIT", "1")
                 // The DNS server of the stack knows no name servers to ask.
                 .env("DNS_AUTHORITATIVE_CHECK", "off")
                 .env("TEST_DNS_MANAGEMENT_URL", self.dns.management_url())

@@ -3,11 +3,11 @@
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use countersign_shared::store::Pool;
 use countersign_tests::api_client::Answer;
 use countersign_tests::dns_front::DnsFault;
 use countersign_tests::postgres_front::AtCommit;
 use countersign_tests::stack::Stack;
-use countersign_shared::store::Pool;
 use sqlx::{Connection as _, PgConnection, Postgres, Row as _, Transaction};
 
 use super::{ACQUIRE_TIMEOUT, all_resume_unharmed, answered_within, is_503};

@@ -303,7 +303,6 @@ impl Drop for Lease {
 
 #[cfg(test)]
 mod tests {
-    use countersign_shared::store;
     use countersign_shared::store::jobs::{JobKind, Lane};
 
     use super::*;
@@ -311,7 +310,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_not_renewed_is_asked_for_again_at_once() {
-        let pool = store::pool("postgres://unreachable.invalid".parse().unwrap(), 1, Duration::from_secs(1));
+        let pool = Pool::new("postgres://unreachable.invalid".parse().unwrap(), 1, Duration::from_secs(1));
         let leases = Leases::new(pool.clone(), Duration::from_secs(9), Waits::new(pool).0);
         let began = Instant::now();
         let at = |secs: u64| began + Duration::from_secs(secs);
