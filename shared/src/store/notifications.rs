@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::SESSION;
+use super::{SESSION, timed_out};
 
 /// A lane-0 job was enqueued or woken.
 pub const JOBS: &str = "countersign_jobs";
@@ -23,7 +23,7 @@ const PROVE_WITHIN: Duration = Duration::from_secs(5);
 /// Listens with a connection of its own.
 pub struct Listener {
     pub options: PgConnectOptions,
-    /// Bounds each try to connect.
+    /// Bounds each try to listen.
     pub connect_within: Duration,
 }
 
@@ -50,7 +50,7 @@ impl Listener {
         to: &broadcast::Sender<String>,
         reported: &mut bool,
     ) -> Result<Infallible, sqlx::Error> {
-        // A new one for each try: the place of a connection that leads nowhere is taken for as long as nobody knows.
+        // A new one for each try: a connection that leads nowhere keeps its place until the system gives it up.
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(self.connect_within)
@@ -58,8 +58,11 @@ impl Listener {
             .idle_timeout(None)
             .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
             .connect_lazy_with(self.options.clone());
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.listen(channel).await?;
+        let begun = tokio::time::timeout(self.connect_within, async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.listen(channel).await.map(|()| listener)
+        });
+        let mut listener = begun.await.map_err(|_| timed_out())??;
         *reported = false;
         loop {
             match tokio::time::timeout(PROVE_AFTER, listener.try_recv()).await {
@@ -73,7 +76,7 @@ impl Listener {
                 // nothing of it, so everybody is woken in any case.
                 Err(_) => {
                     let proved = tokio::time::timeout(PROVE_WITHIN, listener.execute("SELECT 1")).await;
-                    proved.map_err(|_| sqlx::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
+                    proved.map_err(|_| timed_out())??;
                     drop(to.send(String::new()));
                 }
             }

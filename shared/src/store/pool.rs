@@ -53,8 +53,9 @@ impl Pool {
     /// A connection that has answered `begin`, or else a ping. Those that do not are closed: after a fail-over that is what became of all
     /// that were open.
     async fn answering(&self, begin: Option<&'static str>) -> Result<PoolConnection, StoreError> {
+        let mut ended = None;
         let asked = async {
-            let mut refused = 0;
+            let mut tries = 0;
             loop {
                 let mut conn = PoolConnection { conn: Some(self.0.acquire().await?), state: State::Unknown };
                 let (answered, state) = match begin {
@@ -67,13 +68,17 @@ impl Pool {
                         return Ok(conn);
                     }
                     // As many may have been open. More are new ones.
-                    Err(error) if refused == self.max_connections() => return Err(error),
-                    Err(_) => refused += 1,
+                    Err(error) if tries == self.max_connections() => return Err(error),
+                    Err(error) => {
+                        tracing::info!(%error, "a connection to the database has ended: taking another one");
+                        ended = Some(error);
+                        tries += 1;
+                    }
                 }
             }
         };
         let answered = tokio::time::timeout(self.0.options().get_acquire_timeout(), asked).await;
-        Ok(answered.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+        Ok(answered.unwrap_or_else(|_| Err(ended.unwrap_or(sqlx::Error::PoolTimedOut)))?)
     }
 
     pub fn connect_options(&self) -> Arc<PgConnectOptions> {
@@ -97,7 +102,7 @@ impl Pool {
 
 #[derive(Clone, Copy)]
 enum State {
-    /// A question was put, and not answered.
+    /// A question was put, and not answered. Closed when it is dropped.
     Unknown,
     InTransaction,
     Idle,
@@ -126,24 +131,31 @@ impl DerefMut for PoolConnection {
 
 impl Drop for PoolConnection {
     fn drop(&mut self) {
-        let Some(mut conn) = self.conn.take() else { return };
-        let is_in_transaction = match (self.state, Handle::try_current()) {
-            (State::InTransaction, Ok(_)) => true,
-            (State::Idle, Ok(_)) => false,
-            // Closed at once. The server undoes what was begun.
-            (State::Unknown, _) | (_, Err(_)) => return drop(conn.detach()),
-        };
-        // Where the limit is met, what is given up on is closed.
-        tokio::spawn(tokio::time::timeout(RETURN_WITHIN, async move {
-            if is_in_transaction && conn.execute("ROLLBACK").await.is_err() {
-                return drop(conn.detach());
-            }
-            conn.return_to_pool().await;
-        }));
+        let Some(conn) = self.conn.take() else { return };
+        match (self.state, Handle::try_current()) {
+            (State::Unknown, _) | (_, Err(_)) => drop(conn.detach()),
+            (state, Ok(runtime)) => drop(runtime.spawn(give_back(conn, matches!(state, State::InTransaction)))),
+        }
     }
 }
 
-/// A transaction of its own connection.
+/// Wherever this is dropped, at its limit or with the runtime, the connection is closed, and the server undoes what was begun.
+async fn give_back(conn: sqlx::pool::PoolConnection<Postgres>, is_in_transaction: bool) {
+    let mut returning = PoolConnection { conn: Some(conn), state: State::Unknown };
+    let returned = async {
+        if is_in_transaction && returning.execute("ROLLBACK").await.is_err() {
+            return;
+        }
+        if let Some(mut conn) = returning.conn.take() {
+            conn.return_to_pool().await;
+        }
+    };
+    if tokio::time::timeout(RETURN_WITHIN, returned).await.is_err() {
+        tracing::info!("a connection to the database that was given back does not answer: closed");
+    }
+}
+
+/// A transaction of its own connection. It has no savepoints.
 pub struct Transaction(PoolConnection);
 
 impl Transaction {

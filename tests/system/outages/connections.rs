@@ -71,9 +71,7 @@ async fn a_begin_that_was_given_up_leaves_no_transaction_to_the_next_caller() {
             break;
         }
         drop(pool.acquire().await.unwrap());
-        while pool.num_idle() == 0 {
-            tokio::task::yield_now().await;
-        }
+        idle(&pool, 1).await;
         {
             // The BEGIN is sent, and its answer is not there yet.
             let mut begin = std::pin::pin!(pool.begin());
@@ -82,7 +80,17 @@ async fn a_begin_that_was_given_up_leaves_no_transaction_to_the_next_caller() {
         }
         assert!(is_outside(&mut pool.acquire().await.unwrap()).await, "the connection is inside of a transaction");
     }
-    assert!(given_up > 0, "no BEGIN was given up");
+    assert_eq!(given_up, 10, "BEGINs that were given up");
+}
+
+/// Returns when so many connections are back.
+async fn idle(pool: &Pool, count: usize) {
+    let back = async {
+        while pool.num_idle() < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, back).await.expect("they come back");
 }
 
 async fn is_outside(conn: &mut PgConnection) -> bool {
@@ -119,6 +127,26 @@ async fn a_transaction_that_is_dropped_is_undone_and_its_connection_used_again()
     assert_eq!(backend(&mut conn).await, first, "a connection that works was closed");
 }
 
+/// Whoever comes next must not write into it, nor wait for it.
+#[tokio::test]
+async fn a_transaction_that_is_dropped_during_a_long_statement_is_closed_and_its_place_is_free() {
+    let options = crate::databases::empty().await.parse().unwrap();
+    let pool = Pool::new(options, 1, SOON);
+    let mut tx = pool.begin().await.unwrap();
+    let first = backend(&mut tx).await;
+    sqlx::raw_sql("CREATE TABLE undone ()").execute(&mut *tx).await.unwrap();
+    {
+        let mut sleeps = std::pin::pin!(sqlx::raw_sql("SELECT pg_sleep(8)").execute(&mut *tx));
+        std::future::poll_fn(|context| Poll::Ready(assert!(sleeps.as_mut().poll(context).is_pending()))).await;
+    }
+    drop(tx);
+    let mut next = pool.acquire().await.unwrap();
+    assert_ne!(backend(&mut next).await, first);
+    assert!(is_outside(&mut next).await);
+    sqlx::raw_sql("SELECT * FROM undone").execute(&mut *next).await.unwrap_err();
+    assert_eq!(pool.size(), 1);
+}
+
 #[tokio::test]
 async fn of_connections_that_have_all_ended_none_is_given_out() {
     let url = crate::databases::empty().await;
@@ -130,11 +158,9 @@ async fn of_connections_that_have_all_ended_none_is_given_out() {
             open.push(pool.acquire().await.unwrap());
         }
         drop(open);
-        while pool.num_idle() < 5 {
-            tokio::task::yield_now().await;
-        }
+        idle(&pool, 5).await;
         let query = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
-                     WHERE datname = current_database() AND pid <> pg_backend_pid()";
+                     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
         let ended: i64 = sqlx::query_scalar(query).fetch_one(&mut other).await.unwrap();
         assert_eq!(ended, 5);
         if begins {
@@ -298,7 +324,7 @@ async fn a_commit_of_the_api_that_is_lost_is_a_503_and_the_caller_finds_out_what
     assert_eq!((front.commits_to_come(), stack.ca().certificates_issued().unwrap()), (0, 2));
 }
 
-/// The API listens with one of its connections.
+/// One connection of the two is that with which the API listens.
 async fn no_connection_is_free(held_for: Duration) {
     let stack = Stack::builder().setting_of("api-1", "DATABASE_MAX_CONNECTIONS", "2").start().await;
     let domain = stack.verified_domain("shop.example.com").await;

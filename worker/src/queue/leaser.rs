@@ -77,7 +77,7 @@ impl Leaser {
     ) -> Result<Rest, StoreError> {
         let conn = match kept {
             Some(conn) => conn,
-            None => kept.insert(in_time(async { Ok(self.pool.acquire().await?) }).await?),
+            None => kept.insert(in_time(self.pool.acquire()).await?),
         };
         let release = reach.is_time_to_release();
         let due_in = in_time(async {

@@ -160,14 +160,12 @@ fn refusal_code(problem: Option<&Problem>) -> ProblemCode {
 
 #[cfg(test)]
 mod tests {
-    use countersign_shared::store::{Connection, PgConnection};
-
     use super::*;
 
     #[test]
     fn an_order_that_loses_the_cas_order_to_another_is_not_to_blame() {
         for (constraint, is_blamed) in [(ACME_URL_OPEN_KEY, false), ("orders_failed_has_problem", true)] {
-            let source = "no URL".parse::<<PgConnection as Connection>::Options>().unwrap_err();
+            let source = std::io::Error::other("refused").into();
             let conflict = StoreError::Conflict { constraint: constraint.to_owned(), source };
             let StepError::Retry { counted, .. } = StepError::from(conflict) else {
                 panic!("{constraint} holds everybody back");
