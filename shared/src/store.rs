@@ -24,7 +24,7 @@ pub mod jobs;
 pub mod notifications;
 pub mod order_events;
 pub mod orders;
-pub mod pool;
+mod pool;
 pub mod pooler;
 pub mod presenter_configs;
 pub mod presenter_proposals;
@@ -42,7 +42,7 @@ pub use sqlx::postgres::PgConnection;
 use std::time::Duration;
 
 use sqlx::Executor as _;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// What does not answer for this long is as good as away.
@@ -76,4 +76,9 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreEr
 pub async fn with_limits(conn: &mut PgConnection) -> Result<(), StoreError> {
     conn.execute(SESSION).await?;
     Ok(())
+}
+
+/// For pools whose connections are as careful.
+fn sessions() -> PgPoolOptions {
+    PgPoolOptions::new().after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
 }

@@ -43,7 +43,7 @@ pub struct PostgresFront {
 }
 
 impl PostgresFront {
-    pub(crate) fn start(upstream: SocketAddr) -> Result<Self> {
+    pub fn start(upstream: SocketAddr) -> Result<Self> {
         // Not any port: when nobody is let in it is free, and nobody else may take it.
         let port = ports::free()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;

@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use sqlx::Executor as _;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::{SESSION, timed_out};
+use super::{sessions, timed_out};
 
 /// A lane-0 job was enqueued or woken.
 pub const JOBS: &str = "countersign_jobs";
@@ -50,13 +50,13 @@ impl Listener {
         to: &broadcast::Sender<String>,
         reported: &mut bool,
     ) -> Result<Infallible, sqlx::Error> {
-        // A new one for each try: a connection that leads nowhere keeps its place until the system gives it up.
-        let pool = PgPoolOptions::new()
+        // A new pool for each try: a listener that is dropped sends UNLISTEN, and waits for its answer without end. On a way that leads
+        // nowhere its connection stays, besides the new one, until the system gives it up.
+        let pool = sessions()
             .max_connections(1)
             .acquire_timeout(self.connect_within)
             .max_lifetime(None)
             .idle_timeout(None)
-            .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
             .connect_lazy_with(self.options.clone());
         let begun = tokio::time::timeout(self.connect_within, async {
             let mut listener = PgListener::connect_with(&pool).await?;

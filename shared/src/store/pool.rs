@@ -1,18 +1,18 @@
-//! The pool of connections: each one that it gives out answers, and is in no transaction.
+//! The pool of connections: what it gives out has just answered, and is in no transaction but its caller's own.
 //!
-//! sqlx's own pool asks a connection whether it lives, and then BEGIN is sent; here BEGIN is the question. It does not know of a transaction
-//! whose BEGIN was given up on; here such a connection is closed. And it waits without end for one that its caller gave up on, while it
-//! counts among the open ones; here that wait has a limit.
+//! It differs from sqlx's in three ways. That one pings and then sends BEGIN; here BEGIN is the ping. It does not know of a transaction whose
+//! BEGIN was given up on; here that connection is closed. It waits without end for a connection that came back while a statement runs; here
+//! for [`RETURN_WITHIN`].
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use sqlx::{Connection as _, Executor as _, Postgres};
 use tokio::runtime::Handle;
 
-use super::{SESSION, StoreError};
+use super::{StoreError, sessions};
 
 /// For a connection that a caller gave back: until its transaction is undone, and it has shown that it still works.
 const RETURN_WITHIN: Duration = Duration::from_secs(2);
@@ -26,11 +26,10 @@ impl Pool {
     ///
     /// `acquire_for` bounds the wait for a free connection, and for its first answer.
     pub fn new(options: PgConnectOptions, max_connections: u32, acquire_for: Duration) -> Self {
-        let pool = PgPoolOptions::new()
+        let pool = sessions()
             .max_connections(max_connections)
             .acquire_timeout(acquire_for)
             .test_before_acquire(false)
-            .after_connect(|conn, _| Box::pin(async { conn.execute(SESSION).await.map(drop) }))
             .connect_lazy_with(options);
         Self(pool)
     }
@@ -119,13 +118,13 @@ impl Deref for PoolConnection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.conn.as_ref().expect("only a drop takes it")
+        self.conn.as_ref().expect("taken only on its way back")
     }
 }
 
 impl DerefMut for PoolConnection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.conn.as_mut().expect("only a drop takes it")
+        self.conn.as_mut().expect("taken only on its way back")
     }
 }
 
@@ -134,24 +133,35 @@ impl Drop for PoolConnection {
         let Some(conn) = self.conn.take() else { return };
         match (self.state, Handle::try_current()) {
             (State::Unknown, _) | (_, Err(_)) => drop(conn.detach()),
-            (state, Ok(runtime)) => drop(runtime.spawn(give_back(conn, matches!(state, State::InTransaction)))),
+            (state, Ok(runtime)) => {
+                let returning = Self { conn: Some(conn), state: State::Unknown };
+                runtime.spawn(give_back(returning, matches!(state, State::InTransaction)));
+            }
         }
     }
 }
 
-/// Wherever this is dropped, at its limit or with the runtime, the connection is closed, and the server undoes what was begun.
-async fn give_back(conn: sqlx::pool::PoolConnection<Postgres>, is_in_transaction: bool) {
-    let mut returning = PoolConnection { conn: Some(conn), state: State::Unknown };
+/// Wherever this is dropped, at its limit or with the runtime, the connection is closed. The server undoes its transaction then, as soon as
+/// it is done with the statement under way.
+async fn give_back(mut returning: PoolConnection, is_in_transaction: bool) {
     let returned = async {
-        if is_in_transaction && returning.execute("ROLLBACK").await.is_err() {
-            return;
+        if is_in_transaction {
+            let undone = match returning.execute("ROLLBACK").await {
+                // Not this one, but the statement that was given up on, has failed.
+                Err(sqlx::Error::Database(_)) => returning.execute("ROLLBACK").await,
+                undone => undone,
+            };
+            if let Err(error) = undone {
+                tracing::info!(%error, "a connection to the database that was given back does not answer: closed");
+                return;
+            }
         }
         if let Some(mut conn) = returning.conn.take() {
             conn.return_to_pool().await;
         }
     };
-    if tokio::time::timeout(RETURN_WITHIN, returned).await.is_err() {
-        tracing::info!("a connection to the database that was given back does not answer: closed");
+    if let Err(limit) = tokio::time::timeout(RETURN_WITHIN, returned).await {
+        tracing::info!(error = %limit, "a connection to the database that was given back does not answer: closed");
     }
 }
 

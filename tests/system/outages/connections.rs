@@ -1,13 +1,15 @@
 //! The database is there, but connections to it end, are all taken, are slow, or lead nowhere.
 
+use std::net::Ipv4Addr;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use countersign_shared::store::Pool;
 use countersign_tests::api_client::Answer;
 use countersign_tests::dns_front::DnsFault;
-use countersign_tests::postgres_front::AtCommit;
+use countersign_tests::postgres_front::{AtCommit, PostgresFront};
 use countersign_tests::stack::Stack;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection, Postgres, Row as _, Transaction};
 
 use super::{ACQUIRE_TIMEOUT, all_resume_unharmed, answered_within, is_503};
@@ -62,25 +64,27 @@ async fn backends_terminated_again_and_again_cost_no_order_and_no_attempt() {
 /// What the next one writes there would never be committed.
 #[tokio::test]
 async fn a_begin_that_was_given_up_leaves_no_transaction_to_the_next_caller() {
-    let options = crate::databases::empty().await.parse().unwrap();
-    let pool = Pool::new(options, 1, ACQUIRE_TIMEOUT);
-    let mut given_up = 0;
-    // Some are answered at once.
-    for _ in 0..1000 {
-        if given_up == 10 {
-            break;
-        }
+    let options: PgConnectOptions = crate::databases::empty().await.parse().unwrap();
+    let mut direct = PgConnection::connect_with(&options).await.unwrap();
+    let front = PostgresFront::start((Ipv4Addr::LOCALHOST, options.get_port()).into()).unwrap();
+    let pool = Pool::new(options.port(front.address().port()), 1, SOON);
+    for _ in 0..3 {
         drop(pool.acquire().await.unwrap());
         idle(&pool, 1).await;
+        front.delay(Duration::from_millis(100));
         {
-            // The BEGIN is sent, and its answer is not there yet.
             let mut begin = std::pin::pin!(pool.begin());
-            let polled_once = std::future::poll_fn(|context| Poll::Ready(begin.as_mut().poll(context).is_pending()));
-            given_up += usize::from(polled_once.await);
+            // It is sent, and cannot be answered yet.
+            std::future::poll_fn(|context| Poll::Ready(assert!(begin.as_mut().poll(context).is_pending()))).await;
+            let statement = async {
+                let begun = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'BEGIN'";
+                while sqlx::raw_sql(begun).fetch_optional(&mut direct).await.unwrap().is_none() {}
+            };
+            tokio::time::timeout(SOON, statement).await.expect("the server begins");
         }
+        front.heal();
         assert!(is_outside(&mut pool.acquire().await.unwrap()).await, "the connection is inside of a transaction");
     }
-    assert_eq!(given_up, 10, "BEGINs that were given up");
 }
 
 /// Returns when so many connections are back.
@@ -117,7 +121,7 @@ async fn a_transaction_that_is_dropped_is_undone_and_its_connection_used_again()
     sqlx::raw_sql("CREATE TABLE kept ()").execute(&mut *tx).await.unwrap();
     {
         // Sent, and given up on.
-        let mut sleeps = std::pin::pin!(sqlx::raw_sql("SELECT pg_sleep(0.01)").execute(&mut *tx));
+        let mut sleeps = std::pin::pin!(sqlx::raw_sql("SELECT pg_sleep(0.5)").execute(&mut *tx));
         std::future::poll_fn(|context| Poll::Ready(assert!(sleeps.as_mut().poll(context).is_pending()))).await;
     }
     tx.commit().await.unwrap();
@@ -134,17 +138,17 @@ async fn a_transaction_that_is_dropped_during_a_long_statement_is_closed_and_its
     let pool = Pool::new(options, 1, SOON);
     let mut tx = pool.begin().await.unwrap();
     let first = backend(&mut tx).await;
-    sqlx::raw_sql("CREATE TABLE undone ()").execute(&mut *tx).await.unwrap();
     {
-        let mut sleeps = std::pin::pin!(sqlx::raw_sql("SELECT pg_sleep(8)").execute(&mut *tx));
+        let mut sleeps = std::pin::pin!(sqlx::raw_sql("SELECT pg_sleep(60)").execute(&mut *tx));
         std::future::poll_fn(|context| Poll::Ready(assert!(sleeps.as_mut().poll(context).is_pending()))).await;
     }
     drop(tx);
     let mut next = pool.acquire().await.unwrap();
     assert_ne!(backend(&mut next).await, first);
     assert!(is_outside(&mut next).await);
-    sqlx::raw_sql("SELECT * FROM undone").execute(&mut *next).await.unwrap_err();
-    assert_eq!(pool.size(), 1);
+    let query = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'";
+    let slept: i64 = sqlx::query_scalar(query).bind(first).fetch_one(&mut *next).await.unwrap();
+    assert_eq!((slept, pool.size()), (1, 1));
 }
 
 #[tokio::test]
@@ -159,7 +163,7 @@ async fn of_connections_that_have_all_ended_none_is_given_out() {
         }
         drop(open);
         idle(&pool, 5).await;
-        let query = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+        let query = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
                      WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
         let ended: i64 = sqlx::query_scalar(query).fetch_one(&mut other).await.unwrap();
         assert_eq!(ended, 5);

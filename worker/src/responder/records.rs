@@ -281,7 +281,7 @@ impl Records {
         let watching = async {
             let mut away = self.away.subscribe();
             while away.wait_for(|is_away| *is_away).await.is_ok() {
-                if in_time(async { self.pool.acquire().await.map(drop) }).await.is_ok() {
+                if in_time(self.pool.acquire()).await.is_ok() {
                     self.away.send_replace(false);
                     tracing::info!("the database answers");
                 } else {
