@@ -82,7 +82,7 @@ async fn ready(State(probed): State<Probed>) -> (StatusCode, Json<Value>) {
 /// Recorded as metrics, too.
 async fn why_not_ready(Probed { pool, started, leaving }: &Probed) -> Option<String> {
     let check = async {
-        let mut conn = pool.acquire().await.map_err(|error| SchemaError::Unreadable(error.into()))?;
+        let mut conn = pool.acquire().await.map_err(SchemaError::Unreadable)?;
         schema::check_while_running(&mut conn).await
     };
     let checked = tokio::time::timeout(READY_TIMEOUT, check).await;

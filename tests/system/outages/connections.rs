@@ -1,6 +1,7 @@
 //! The database is there, but connections to it end, are all taken, are slow, or lead nowhere.
 
 use std::net::Ipv4Addr;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,7 @@ async fn a_begin_that_was_given_up_leaves_no_transaction_to_the_next_caller() {
         {
             let mut begin = std::pin::pin!(pool.begin());
             // It is sent, and cannot be answered yet.
-            std::future::poll_fn(|context| Poll::Ready(assert!(begin.as_mut().poll(context).is_pending()))).await;
+            assert!(is_pending(begin.as_mut()).await);
             let statement = async {
                 let begun = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'BEGIN'";
                 while sqlx::raw_sql(begun).fetch_optional(&mut direct).await.unwrap().is_none() {}
@@ -85,6 +86,11 @@ async fn a_begin_that_was_given_up_leaves_no_transaction_to_the_next_caller() {
         front.heal();
         assert!(is_outside(&mut pool.acquire().await.unwrap()).await, "the connection is inside of a transaction");
     }
+}
+
+/// Whether it has no result after one poll.
+async fn is_pending(mut future: Pin<&mut impl Future>) -> bool {
+    std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
 }
 
 /// Returns when so many connections are back.
@@ -122,7 +128,7 @@ async fn a_transaction_that_is_dropped_is_undone_and_its_connection_used_again()
     {
         // Sent, and given up on.
         let mut sleeps = std::pin::pin!(sqlx::raw_sql("SELECT pg_sleep(0.5)").execute(&mut *tx));
-        std::future::poll_fn(|context| Poll::Ready(assert!(sleeps.as_mut().poll(context).is_pending()))).await;
+        assert!(is_pending(sleeps.as_mut()).await);
     }
     tx.commit().await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
@@ -140,7 +146,7 @@ async fn a_transaction_that_is_dropped_during_a_long_statement_is_closed_and_its
     let first = backend(&mut tx).await;
     {
         let mut sleeps = std::pin::pin!(sqlx::raw_sql("SELECT pg_sleep(60)").execute(&mut *tx));
-        std::future::poll_fn(|context| Poll::Ready(assert!(sleeps.as_mut().poll(context).is_pending()))).await;
+        assert!(is_pending(sleeps.as_mut()).await);
     }
     drop(tx);
     let mut next = pool.acquire().await.unwrap();
