@@ -140,7 +140,9 @@ fn process(name: &str) -> Worker {
 }
 
 async fn claim(conn: &mut PgConnection, worker: &str, limit: i64, may_take_lost: bool) -> Vec<ClaimedJob> {
-    jobs::claim(conn, Lane::Waiting, &process(worker), LEASE, limit, may_take_lost).await.unwrap()
+    let (now, _) = jobs::next_due_in(conn).await.unwrap();
+    let lost_at = may_take_lost.then_some(now);
+    jobs::claim(conn, Lane::Waiting, &process(worker), LEASE, limit, lost_at).await.unwrap()
 }
 
 /// Enqueues one job and leases it.

@@ -121,19 +121,20 @@ async fn notify(conn: &mut PgConnection) -> Result<(), StoreError> {
 }
 
 /// Claims at most `limit` due rows of one lane, of the kinds that this release knows, for `lease_secs`. A row whose holder was lost counts an attempt, and is
-/// taken only if `may_take_lost`.
+/// taken only if that was so at `lost_at` already, a time of the database's: a claim that comes late, after an outage that has ended
+/// everybody's leases, must not take them for lost.
 pub async fn claim(
     conn: &mut PgConnection,
     lane: Lane,
     worker: &Worker,
     lease_secs: f64,
     limit: i64,
-    may_take_lost: bool,
+    lost_at: Option<OffsetDateTime>,
 ) -> Result<Vec<ClaimedJob>, StoreError> {
     let rows = sqlx::query!(
         r#"WITH due AS MATERIALIZED (
                SELECT id, due_at FROM jobs
-               WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR $5)
+               WHERE lane = $1 AND parked_at IS NULL AND due_at <= now() AND (leased_by IS NULL OR due_at <= $5)
                  AND kind IN ('poll-challenge', 'deliver-event', 'sweep', 'purge', 'renew-due', 'try-presenter')
                ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED
            ), claimed AS (
@@ -154,7 +155,7 @@ pub async fn claim(
         worker.name,
         lease_secs,
         limit,
-        may_take_lost,
+        lost_at,
         worker.process
     )
     .fetch_all(conn)
@@ -241,18 +242,19 @@ pub async fn renew(
     Ok(rows.into_iter().map(|row| (Fence { id: row.id, lease: row.lease }, renewal(row.is_renewed))).collect())
 }
 
-/// Seconds until the next row of each lane is due, in the order of [`Lane::ALL`]; negative when one is overdue, None where
-/// there is none.
-pub async fn next_due_in(conn: &mut PgConnection) -> Result<[Option<f64>; 4], StoreError> {
+/// The database's time, and the seconds from then until the next row of each lane is due, in the order of [`Lane::ALL`]; negative when
+/// one is overdue, None where there is none.
+pub async fn next_due_in(conn: &mut PgConnection) -> Result<(OffsetDateTime, [Option<f64>; 4]), StoreError> {
     let row = sqlx::query!(
         r#"SELECT extract(epoch FROM (SELECT min(due_at) FROM jobs WHERE lane = 0 AND parked_at IS NULL) - now())::float8 AS waiting,
                extract(epoch FROM (SELECT min(due_at) FROM jobs WHERE lane = 1 AND parked_at IS NULL) - now())::float8 AS orders,
                extract(epoch FROM (SELECT min(due_at) FROM jobs WHERE lane = 2 AND parked_at IS NULL) - now())::float8 AS housekeeping,
-               extract(epoch FROM (SELECT min(due_at) FROM jobs WHERE lane = 3 AND parked_at IS NULL) - now())::float8 AS deliveries"#
+               extract(epoch FROM (SELECT min(due_at) FROM jobs WHERE lane = 3 AND parked_at IS NULL) - now())::float8 AS deliveries,
+               now() AS "now!""#
     )
     .fetch_one(conn)
     .await?;
-    Ok([row.waiting, row.orders, row.housekeeping, row.deliveries])
+    Ok((row.now, [row.waiting, row.orders, row.housekeeping, row.deliveries]))
 }
 
 /// The end of a run, or of one step of it. Each is one statement fenced on `(id, lease)`; false means that the lease is

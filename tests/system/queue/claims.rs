@@ -28,10 +28,10 @@ async fn a_claim_takes_the_longest_due_rows_of_its_lane_up_to_its_limit() {
     assert_eq!(ids(&claim(&mut conn, "worker-1", 10, true).await), [jobs_by_number[0]]);
     assert_eq!(ids(&claim(&mut conn, "worker-1", 10, true).await), [0i64; 0]);
 
-    let of_orders = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 10, true).await.unwrap();
+    let of_orders = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 10, None).await.unwrap();
     assert_eq!(ids(&of_orders), [jobs_by_number[4]]);
     assert!(
-        jobs::claim(&mut conn, Lane::Housekeeping, &process("worker-1"), LEASE, 10, true).await.unwrap().is_empty()
+        jobs::claim(&mut conn, Lane::Housekeeping, &process("worker-1"), LEASE, 10, None).await.unwrap().is_empty()
     );
 }
 
@@ -51,7 +51,7 @@ async fn a_claimed_row_says_what_it_is_and_who_runs_it() {
     sql(&mut conn, "DELETE FROM jobs").await.unwrap();
     sql(&mut conn, "INSERT INTO jobs (kind, lane) VALUES ('sweep', 2)").await.unwrap();
     let sweep =
-        jobs::claim(&mut conn, Lane::Housekeeping, &process("worker-1"), LEASE, 1, false).await.unwrap().remove(0);
+        jobs::claim(&mut conn, Lane::Housekeeping, &process("worker-1"), LEASE, 1, None).await.unwrap().remove(0);
     assert_eq!((sweep.kind, sweep.request_id, sweep.failures), (JobKind::Sweep, None, 0));
 }
 
@@ -78,6 +78,10 @@ async fn a_leased_row_is_nobody_elses_until_its_lease_ends_and_then_it_counts_an
     let (_, fence) = leased(&mut conn).await;
     assert!(claim(&mut conn, "worker-2", 1, true).await.is_empty());
 
+    let (before, _) = jobs::next_due_in(&mut conn).await.unwrap();
+    sql(&mut conn, &format!("UPDATE jobs SET due_at = now() WHERE id = {}", fence.id)).await.unwrap();
+    let late = jobs::claim(&mut conn, Lane::Waiting, &process("worker-2"), LEASE, 1, Some(before)).await.unwrap();
+    assert!(late.is_empty(), "a claim that came late takes what was lost meanwhile");
     end_lease(&mut conn, fence.id).await;
     assert!(claim(&mut conn, "worker-2", 1, false).await.is_empty(), "only who saw no outage takes lost rows");
     assert_eq!(job(&mut conn, fence.id).await.unwrap().attempts, 0);
@@ -135,7 +139,7 @@ async fn a_row_that_somebody_has_locked_costs_the_others_no_renewal() {
 #[tokio::test]
 async fn the_next_due_time_of_each_lane_is_the_least_of_its_rows_that_are_not_parked() {
     let (_, mut conn) = empty_queue().await;
-    assert_eq!(jobs::next_due_in(&mut conn).await.unwrap(), [None; 4]);
+    assert_eq!(jobs::next_due_in(&mut conn).await.unwrap().1, [None; 4]);
     for (number, change) in [
         "lane = 0, due_at = now() + '1 hour'",
         "lane = 1, due_at = now() + '100 s'",
@@ -149,7 +153,7 @@ async fn the_next_due_time_of_each_lane_is_the_least_of_its_rows_that_are_not_pa
         let (_, id) = enqueued(&mut conn, u8::try_from(number).unwrap()).await;
         sql(&mut conn, &format!("UPDATE jobs SET {change} WHERE id = {id}")).await.unwrap();
     }
-    let [waiting, orders, housekeeping, deliveries] = jobs::next_due_in(&mut conn).await.unwrap();
+    let (_, [waiting, orders, housekeeping, deliveries]) = jobs::next_due_in(&mut conn).await.unwrap();
     let is_in = |secs: Option<f64>, due: f64| secs.is_some_and(|secs| (due - 10.0..=due).contains(&secs));
     assert!(is_in(waiting, 3600.0) && is_in(orders, 100.0) && is_in(deliveries, -3600.0));
     assert_eq!(housekeeping, None);
@@ -180,6 +184,7 @@ async fn a_claim_from_200_000_rows_reads_one_index_in_order() {
     .await
     .unwrap();
     sql(&mut conn, "ANALYZE jobs").await.unwrap();
+    let (now, _) = jobs::next_due_in(&mut conn).await.unwrap();
     let claim = format!("EXPLAIN {}", query_with("SET lease = lease + 1"));
     for (lane, may_take_lost) in [(0i16, true), (1, true), (1, false), (2, true), (3, true)] {
         let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(claim.clone()))
@@ -187,7 +192,7 @@ async fn a_claim_from_200_000_rows_reads_one_index_in_order() {
             .bind("worker-1")
             .bind(LEASE)
             .bind(32i64)
-            .bind(may_take_lost)
+            .bind(may_take_lost.then_some(now))
             .bind(7i64)
             .fetch_all(&mut conn)
             .await
@@ -203,6 +208,6 @@ async fn a_claim_from_200_000_rows_reads_one_index_in_order() {
     let plan = plan.join("\n");
     assert!(plan.contains("using jobs_due") && !plan.contains("Seq Scan on jobs"), "{plan}");
 
-    let claimed = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 32, true).await.unwrap();
+    let claimed = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 32, None).await.unwrap();
     assert_eq!(claimed.len(), 32);
 }

@@ -23,7 +23,7 @@ async fn a_wait_on_a_row_that_was_woken_meanwhile_is_due_within_a_second() {
     assert_eq!((row.due_in, row.woken, row.leased_by), (0, false, None));
 
     end_lease(&mut conn, fence.id).await;
-    let fence = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 1, false).await.unwrap()[0].fence;
+    let fence = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 1, None).await.unwrap()[0].fence;
     assert!(jobs::settle(&mut conn, fence, &wait).await.unwrap());
     assert_eq!(job(&mut conn, fence.id).await.unwrap().due_in, 300, "a wake counts once");
 }
@@ -117,7 +117,7 @@ async fn clean_up_wakes_unparks_or_enqueues() {
 
     sql(&mut conn, "DELETE FROM jobs").await.unwrap();
     jobs::wake(&mut conn, order, &untraced("test")).await.unwrap();
-    let claimed = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 1, false).await.unwrap();
+    let claimed = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 1, None).await.unwrap();
     assert_eq!(claimed[0].kind, JobKind::PollChallenge { order_id: order });
 }
 
@@ -151,7 +151,7 @@ async fn the_sweep_enqueues_orders_that_need_a_job_and_have_none() {
 
     assert_eq!(jobs::enqueue_missing(&mut conn).await.unwrap(), 2);
     assert_eq!(jobs::enqueue_missing(&mut conn).await.unwrap(), 0);
-    let claimed = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 9, false).await.unwrap();
+    let claimed = jobs::claim(&mut conn, Lane::Orders, &process("worker-1"), LEASE, 9, None).await.unwrap();
     let mut found: Vec<JobKind> = claimed.iter().map(|job| job.kind).collect();
     found.sort_unstable_by_key(|kind| *kind == JobKind::PollChallenge { order_id: ended });
     assert_eq!(found, [open, ended].map(|order_id| JobKind::PollChallenge { order_id }));

@@ -89,10 +89,10 @@ impl Leaser {
             }
             jobs::next_due_in(conn).await
         });
-        let due_in = due_in.await?;
+        let (now, due_in) = due_in.await?;
         reach.succeeded(Instant::now());
         reach.released(release);
-        let may_take_lost = reach.is_steady();
+        let lost_at = reach.is_steady().then_some(now);
         let mut rest = Rest { until_due: LOOK_EVERY, is_full: false };
         for (lane, due_in) in Lane::ALL.into_iter().zip(due_in) {
             match due_in {
@@ -110,7 +110,7 @@ impl Leaser {
             }
             let sent_at = Instant::now();
             let lease_secs = self.leases.lease_for().as_secs_f64();
-            let claim = jobs::claim(conn, lane, &self.worker, lease_secs, free as i64, may_take_lost);
+            let claim = jobs::claim(conn, lane, &self.worker, lease_secs, free as i64, lost_at);
             let jobs = in_time(claim).await?;
             rest.claimed(jobs.len(), free);
             let hold = |job: ClaimedJob| {
