@@ -16,6 +16,7 @@ mod lanes;
 mod observability;
 mod outages;
 mod patience;
+mod pool;
 mod pooler;
 mod presenters;
 mod renewals;
